@@ -1,0 +1,55 @@
+# `make run` and `make test` need Python 3.11 or newer, make, and nothing else.
+PYTHON ?= python3
+HOST ?= 127.0.0.1
+PORT ?= 8000
+BIN := .venv/bin
+INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+
+.PHONY: run test check format bench lock clean
+
+run: .venv/run
+	@if [ -n "$$OPENAI_API_KEY" ] || grep -qs '^ *\(export \)\? *OPENAI_API_KEY=.' .env; \
+	then exec $(BIN)/chatport serve --host $(HOST) --port $(PORT); \
+	else exec $(BIN)/chatport serve --host $(HOST) --port $(PORT) --offline; fi
+
+test: .venv/test
+	$(BIN)/pytest
+
+check: .venv/test
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy -p chatport.domain -p chatport.adapters -p chatport.entrypoints
+	$(BIN)/mypy tests
+	$(BIN)/lint-imports
+	$(BIN)/pytest --cov --cov-report=term-missing --cov-fail-under=100
+
+format: .venv/test
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: .venv/test
+	$(BIN)/python tests/benchmarks/bench.py
+
+# The lock files hold hashes for every platform, and no host names.
+lock: .venv/test
+	$(BIN)/uv pip compile pyproject.toml --group build --universal --generate-hashes --quiet \
+		--no-header -o requirements.lock
+	$(BIN)/uv pip compile pyproject.toml --group build --group dev --universal \
+		--generate-hashes --quiet --no-header -c requirements.lock -o requirements-dev.lock
+
+.venv/bin/python:
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "chatport needs Python 3.11 or newer; name one with: make PYTHON=python3.12")'
+	$(PYTHON) -m venv .venv
+
+.venv/run: .venv/bin/python requirements.lock pyproject.toml hatch_build.py
+	$(INSTALL) --require-hashes -r requirements.lock
+	$(INSTALL) --no-deps --no-build-isolation -e .
+	@touch $@
+
+.venv/test: .venv/bin/python requirements-dev.lock pyproject.toml hatch_build.py
+	$(INSTALL) --require-hashes -r requirements-dev.lock
+	$(INSTALL) --no-deps --no-build-isolation -e .
+	@touch $@
+
+clean:
+	rm -rf .venv .links .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage

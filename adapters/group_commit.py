@@ -1,0 +1,162 @@
+"""Durable commits for many callers at once: one transaction, one fsync."""
+
+import threading
+from collections import deque
+from collections.abc import Callable
+from typing import Any, Generic, TypeVar
+
+import peewee
+
+T = TypeVar("T")
+Offload = Callable[[Callable[[], None]], None]
+"""Runs work to its end, somewhere that may block, and returns; even if the caller is killed."""
+
+BUSY_SECONDS = 5
+"""How long to wait for another process's transaction before the caller is told."""
+
+
+def run_here(work: Callable[[], None]) -> None:
+    """Run the work on the calling thread, which is right wherever threads are threads."""
+    work()
+
+
+class GroupCommit:
+    """Runs units of work in the order they come; each caller returns after its own commit.
+
+    Whoever finds nobody committing leads: it commits for all that wait, and then names the next
+    leader. With one caller that is a plain transaction; under load one fsync serves dozens of
+    callers, each of whom waits for it.
+
+    Args:
+        database: Used by this object only, and by one thread at a time; its busy timeout is 0.
+        offload: Where waiting for the disk or for another process may happen. The work itself,
+            microseconds in memory, stays on the leader's thread: on another, it would wait for
+            the interpreter lock after every statement.
+    """
+
+    def __init__(self, database: peewee.SqliteDatabase, offload: Offload = run_here) -> None:
+        self._database = database
+        self._offload = offload
+        self._mutex = threading.Lock()
+        self._waiting: deque[_Unit[Any]] = deque()
+        self._led = False
+
+    def run(self, work: Callable[[], T]) -> T:
+        """Run `work` inside a transaction, and return its result once that is committed.
+
+        `work` either raises before it has written anything, or does all its writing.
+        """
+        unit = _Unit(work)
+        with self._mutex:
+            self._waiting.append(unit)
+            unit.leads, self._led = not self._led, True
+        if not unit.leads:
+            self._wait(unit)
+        if unit.leads:
+            self._lead()
+        return unit.outcome()
+
+    def _wait(self, unit: "_Unit[T]") -> None:
+        """Wait until the unit is done or is to lead; a caller who is killed leaves the queue."""
+        try:
+            unit.woken.acquire()
+        except BaseException:
+            with self._mutex:
+                if unit in self._waiting:
+                    self._waiting.remove(unit)
+            if unit.leads:
+                self._name_leader()
+            raise
+
+    def _lead(self) -> None:
+        """Commit what waits, let somebody else lead, and wake those who waited."""
+        with self._mutex:
+            batch, self._waiting = list(self._waiting), deque()
+        try:
+            self._commit(batch)
+        finally:
+            self._name_leader()
+            for unit in batch:
+                unit.woken.release()
+
+    def _name_leader(self) -> None:
+        with self._mutex:
+            self._led = bool(self._waiting)
+            if self._led:
+                self._waiting[0].leads = True
+                self._waiting[0].woken.release()
+
+    def _commit(self, batch: "list[_Unit[Any]]") -> None:
+        try:
+            self._begin()
+            try:
+                for unit in batch:
+                    unit.attempt()
+                self._offload(self._database.commit)
+            except BaseException:
+                self._rollback()
+                raise
+        except peewee.PeeweeException as error:
+            self._after_failure(batch, error)
+        except BaseException:
+            for unit in batch:
+                unit.error = peewee.InterfaceError("the commit was interrupted")
+            raise
+
+    def _begin(self) -> None:
+        """Take the write lock; only if another process has it, leave the thread to wait."""
+        try:
+            self._database.begin("IMMEDIATE")
+        except peewee.OperationalError:
+            self._offload(self._begin_patiently)
+
+    def _begin_patiently(self) -> None:
+        self._database.timeout = BUSY_SECONDS
+        try:
+            self._database.begin("IMMEDIATE")
+        finally:
+            self._database.timeout = 0
+
+    def _rollback(self) -> None:
+        """Undo the transaction, unless SQLite has done so by itself, as when the disk is full."""
+        if self._database.connection().in_transaction:
+            self._database.rollback()
+
+    def _after_failure(self, batch: "list[_Unit[Any]]", error: Exception) -> None:
+        """Nothing was committed. Let one unit's fault not be the others': run each by itself."""
+        culprit = any(unit.broke_transaction for unit in batch)
+        for unit in batch:
+            unit.error = error
+        if culprit and len(batch) > 1:
+            for unit in batch:
+                unit.error, unit.broke_transaction = None, False
+                self._commit([unit])
+
+
+class _Unit(Generic[T]):
+    """One caller's work, and what came of it."""
+
+    def __init__(self, work: Callable[[], T]) -> None:
+        self._work = work
+        self._result: T | None = None
+        self.error: Exception | None = None
+        self.broke_transaction = False
+        self.leads = False
+        self.woken = threading.Lock()
+        self.woken.acquire()
+
+    def attempt(self) -> None:
+        """Do the work; a database error ends the transaction, any other only this unit."""
+        try:
+            self._result = self._work()
+        except peewee.PeeweeException:
+            self.broke_transaction = True
+            raise
+        except Exception as error:  # noqa: BLE001  # handed to the caller by `outcome`
+            self.error = error
+
+    def outcome(self) -> T:
+        """Return the result, or raise what went wrong."""
+        if self.error is not None:
+            raise self.error
+        return self._result  # type: ignore[return-value]  # None only where T allows it

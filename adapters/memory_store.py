@@ -1,0 +1,132 @@
+"""Exchanges in memory: for tests, and for embedding where nothing must be kept."""
+
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from datetime import datetime
+
+from chatport.domain.errors import ConversationBusy, ExchangeLost
+from chatport.domain.history import History, HistoryBounds, PastTurn, newest_within
+from chatport.domain.model import Exchange, LogQuery, State
+from chatport.domain.ports import ConversationStore
+
+
+class MemoryStore(ConversationStore):
+    """Keeps everything until the process ends. Linear in the number of exchanges."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._exchanges: dict[int, Exchange] = {}
+        self._last_number = 0
+        self.refusals: Counter[tuple[str, str, datetime]] = Counter()
+
+    def begin(self, exchange: Exchange, bounds: HistoryBounds) -> History:
+        """Keep an open exchange and return what goes along with it."""
+        with self._lock:
+            self._refuse_second_turn(exchange)
+            history = newest_within(bounds, self._past_turns(exchange))
+            self._last_number += 1
+            self._exchanges[self._last_number] = replace(
+                exchange, number=self._last_number, context_from=history.context_from
+            )
+            return history
+
+    def checkpoint(self, exchange_id: str, reply: str) -> None:
+        """Keep what has arrived so far."""
+        with self._lock:
+            for exchange in self._matching(lambda e: e.id == exchange_id and _is_open(e)):
+                self._exchanges[exchange.number] = replace(exchange, reply=reply)
+
+    def finish(self, exchange: Exchange) -> None:
+        """Keep the outcome."""
+        with self._lock:
+            stored = next(self._matching(lambda e: e.id == exchange.id and _is_open(e)), None)
+            if stored is None:
+                raise ExchangeLost
+            self._exchanges[stored.number] = replace(
+                exchange, number=stored.number, context_from=stored.context_from
+            )
+
+    def conversation(
+        self, caller: str, user_id: str, *, before: int | None, limit: int
+    ) -> Sequence[Exchange]:
+        """Return a page of one user's exchanges, newest last."""
+        query = LogQuery(caller=caller, user_id=user_id, before=before, limit=limit)
+        return self.search(query)[::-1]
+
+    def find(self, exchange_id: str) -> Exchange | None:
+        """Return one exchange."""
+        with self._lock:
+            return next(self._matching(lambda e: e.id == exchange_id), None)
+
+    def search(self, query: LogQuery) -> Sequence[Exchange]:
+        """Return a page of the log."""
+        with self._lock:
+            found = [*self._matching(lambda exchange: _matches(exchange, query))]
+            return (found[::-1] if query.oldest_first else found)[: query.limit]
+
+    def erase(self, caller: str, user_id: str) -> int:
+        """Forget one user."""
+        with self._lock:
+            theirs = [*self._matching(lambda e: (e.caller, e.user_id) == (caller, user_id))]
+            for exchange in theirs:
+                del self._exchanges[exchange.number]
+            return len(theirs)
+
+    def count_refusal(self, caller: str, rule: str, at: datetime) -> None:
+        """Count a refusal."""
+        with self._lock:
+            self.refusals[caller, rule, at.replace(second=0, microsecond=0)] += 1
+
+    def recover(self, now: datetime) -> int:
+        """Interrupt what is open for too long; the process itself lives."""
+        with self._lock:
+            abandoned = [*self._matching(lambda e: _is_open(e) and e.lease_until <= now)]
+            for exchange in abandoned:
+                self._exchanges[exchange.number] = exchange.interrupted(now)
+            return len(abandoned)
+
+    def check(self) -> None:
+        """Return: memory is always there."""
+
+    def close(self) -> None:
+        """Do nothing."""
+
+    def _matching(self, wanted: Callable[[Exchange], bool]) -> Iterator[Exchange]:
+        """Yield matching exchanges, newest first."""
+        return (exchange for exchange in reversed(self._exchanges.values()) if wanted(exchange))
+
+    def _refuse_second_turn(self, new: Exchange) -> None:
+        key = (new.caller, new.user_id)
+        for exchange in self._matching(lambda e: (e.caller, e.user_id) == key and _is_open(e)):
+            if exchange.lease_until > new.started_at:
+                raise ConversationBusy
+            self._exchanges[exchange.number] = exchange.interrupted(new.started_at)
+            return
+
+    def _past_turns(self, new: Exchange) -> Iterator[PastTurn]:
+        for exchange in self._matching(
+            lambda e: (
+                (e.caller, e.user_id) == (new.caller, new.user_id) and e.state is State.COMPLETED
+            )
+        ):
+            yield PastTurn(exchange.number, exchange.prompt, exchange.reply, exchange.turn_tokens)
+
+
+def _is_open(exchange: Exchange) -> bool:
+    return exchange.state is State.OPEN
+
+
+def _matches(exchange: Exchange, query: LogQuery) -> bool:
+    words = (query.text or "").lower().split()
+    said = f"{exchange.prompt} {exchange.reply}".lower().split()
+    return (
+        all(word in said for word in words)
+        and query.caller in {None, exchange.caller}
+        and query.user_id in {None, exchange.user_id}
+        and query.state in {None, exchange.state}
+        and (query.since is None or exchange.started_at >= query.since)
+        and (query.before is None or exchange.number < query.before)
+        and (query.after is None or exchange.number > query.after)
+    )

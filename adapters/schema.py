@@ -1,0 +1,26 @@
+"""Bringing a database file to the schema of this version of chatport."""
+
+from pathlib import Path
+
+import peewee
+from filelock import FileLock
+from playhouse.migrations import Runner
+
+from chatport.domain.errors import StorageTooNew
+
+MIGRATIONS = Path(__file__).with_name("migrations")
+
+
+def migrate(database: peewee.Database, path: Path) -> None:
+    """Apply the migrations that the file lacks, one process at a time.
+
+    Raises:
+        StorageTooNew: The file has migrations that this version does not know.
+    """
+    with FileLock(path.with_name(f"{path.name}.lock")):
+        runner = Runner(database, str(MIGRATIONS))
+        status = runner.status()
+        if any(migration.path is None for migration in status):
+            raise StorageTooNew
+        if any(migration.applied is None for migration in status):
+            runner.up()

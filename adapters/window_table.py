@@ -1,0 +1,166 @@
+"""Counters of sliding windows in a fixed piece of memory that all processes of a server share.
+
+`limits` ships a storage in memory too, but each process counts for itself there, so that two
+workers admit twice the limit, and it keeps every key until a timer has walked over all of them.
+"""
+
+import mmap
+import struct
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from hashlib import blake2b
+from math import floor
+from types import TracebackType
+from typing import NamedTuple
+
+from limits.storage.base import SlidingWindowCounterSupport, Storage
+
+try:
+    import fcntl
+except ImportError:  # Windows, where chatport runs in one process
+    fcntl = None  # type: ignore[assignment]
+
+SLOT = struct.Struct("<QddII")
+"""Tag of the key, start of the window, last use, count of the window before, count of this one."""
+
+SLOTS = 262_144
+"""8 MB, of which a system gives only what is used. Two limits a user: 131,072 users a day."""
+
+WAYS = 8
+"""A key may stand in this many slots; the least recently used of them makes room for a new key."""
+
+
+class ProcessLock:
+    """Excludes other threads, and the processes that were forked after it was made.
+
+    The system lets go of it when a process dies, also by kill -9.
+    """
+
+    def __init__(self) -> None:
+        self._threads = threading.Lock()
+        self._file = tempfile.TemporaryFile() if fcntl else None  # noqa: SIM115  # as long as the lock
+
+    def __enter__(self) -> None:
+        self._threads.acquire()
+        if self._file:
+            fcntl.lockf(self._file, fcntl.LOCK_EX)
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if self._file:
+            fcntl.lockf(self._file, fcntl.LOCK_UN)
+        self._threads.release()
+
+
+class _Window(NamedTuple):
+    slot: int
+    tag: int
+    start: float
+    previous: int
+    current: int
+
+
+class WindowTable(Storage, SlidingWindowCounterSupport):
+    """A storage for `limits` that supports the sliding window counter, and only that.
+
+    The window of a key begins with its first request, so that a burst from rest is held to the
+    limit for a whole window. Whoever calls holds `lock`. Under more keys than slots, the ones
+    used least recently are forgotten: a limit may then admit more, memory never grows.
+
+    Args:
+        slots: A multiple of 8. 32 bytes each.
+        monotonic: Seconds; on the systems we know the same in all processes.
+    """
+
+    STORAGE_SCHEME = None  # not to be had by URI
+
+    def __init__(self, slots: int = SLOTS, monotonic: Callable[[], float] = time.monotonic) -> None:
+        super().__init__()
+        self.lock = ProcessLock()
+        self._memory = mmap.mmap(-1, slots * SLOT.size)
+        self._buckets = slots // WAYS
+        self._monotonic = monotonic
+
+    @property
+    def base_exceptions(self) -> type[Exception]:
+        """Return what can go wrong here: nothing."""
+        return ValueError
+
+    def acquire_sliding_window_entry(
+        self, key: str, limit: int, expiry: int, amount: int = 1
+    ) -> bool:
+        """Take `amount` from the window if that much is left of it."""
+        now = self._monotonic()
+        window = self._window(key, expiry, now)
+        weighted = window.previous * (1 - (now - window.start) / expiry) + window.current
+        admitted = floor(weighted) + amount <= limit
+        current = window.current + amount if admitted else window.current
+        slot = (window.tag, window.start, now, window.previous, current)
+        SLOT.pack_into(self._memory, window.slot, *slot)
+        return admitted
+
+    def get_sliding_window(self, key: str, expiry: int) -> tuple[int, float, int, float]:
+        """Return the count and the remaining life, in seconds, of the last window and of this."""
+        now = self._monotonic()
+        window = self._window(key, expiry, now)
+        left = expiry - (now - window.start)
+        return window.previous, left, window.current, left + expiry
+
+    def clear_sliding_window(self, key: str, expiry: int) -> None:
+        """Forget the key."""
+        SLOT.pack_into(self._memory, self._window(key, expiry, 0.0).slot, 0, 0.0, 0.0, 0, 0)
+
+    def _window(self, key: str, expiry: int, now: float) -> _Window:
+        """Return the key's window as it is now; a new one if it has none or that has passed."""
+        digest = int.from_bytes(blake2b(key.encode(), digest_size=16).digest(), "little")
+        bucket, tag = digest % self._buckets, (digest >> 64) | 1
+        offset = oldest = bucket * WAYS * SLOT.size
+        oldest_use = float("inf")
+        for slot in range(offset, offset + WAYS * SLOT.size, SLOT.size):
+            stored, start, used, previous, current = SLOT.unpack_from(self._memory, slot)
+            if stored == tag:
+                return _moved(_Window(slot, tag, start, previous, current), expiry, now)
+            if used < oldest_use:
+                oldest, oldest_use = slot, used
+        return _Window(oldest, tag, now, 0, 0)
+
+    def check(self) -> bool:
+        """Return True: memory is always there."""
+        return True
+
+    def reset(self) -> int | None:
+        """Forget all keys."""
+        self._memory[:] = bytes(len(self._memory))
+        return None
+
+    def incr(self, key: str, expiry: int, amount: int = 1) -> int:
+        """Refuse: fixed windows are not kept."""
+        raise NotImplementedError
+
+    def get(self, key: str) -> int:
+        """Refuse: fixed windows are not kept."""
+        raise NotImplementedError
+
+    def get_expiry(self, key: str) -> float:
+        """Refuse: fixed windows are not kept."""
+        raise NotImplementedError
+
+    def clear(self, key: str) -> None:
+        """Refuse: fixed windows are not kept."""
+        raise NotImplementedError
+
+
+def _moved(window: _Window, expiry: int, now: float) -> _Window:
+    """Return the window that is the current one now."""
+    age = now - window.start
+    if age < expiry:
+        return window
+    if age < 2 * expiry:
+        return _Window(window.slot, window.tag, window.start + expiry, window.current, 0)
+    return _Window(window.slot, window.tag, now, 0, 0)

@@ -1,0 +1,253 @@
+"""The records of the domain. Each checks itself when it is made, and none can change afterwards."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+from enum import StrEnum
+from typing import NamedTuple
+
+from .errors import InvalidField, InvalidUnicode, InvalidUserId
+
+ANONYMOUS = "anonymous"
+"""The one caller of a service that has no keys yet."""
+
+USER_ID = re.compile(r"[A-Za-z0-9._@:-]{1,128}")
+UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
+"""NUL ends strings in C libraries; PostgreSQL refuses it. Surrogates cannot be encoded as UTF-8."""
+
+
+class State(StrEnum):
+    """Whether an exchange is still open, or how it ended."""
+
+    OPEN = "open"
+    COMPLETED = "completed"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+    INTERRUPTED = "interrupted"
+
+
+class Message(NamedTuple):
+    """One message for the model. A tuple, since a long history makes a thousand of them a call.
+
+    Attributes:
+        role: `system`, `user` or `assistant`.
+        text: What was said.
+    """
+
+    role: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Usage:
+    """Tokens of one call. `estimated` says that the provider sent no counts."""
+
+    prompt_tokens: int
+    completion_tokens: int
+    estimated: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CompletionRequest:
+    """What a gateway sends to the provider.
+
+    Attributes:
+        messages: Oldest first; the prompt is the last.
+    """
+
+    model: str
+    messages: Sequence[Message]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Completion:
+    """A whole answer of the provider."""
+
+    text: str
+    finish_reason: str
+    usage: Usage | None = None
+    upstream_request_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Delta:
+    """A piece of a streamed answer.
+
+    An empty `text` with nothing else is a heartbeat: the provider is silent, the stream is alive.
+    The finish reason, the usage and the request id each come once, with any piece.
+    """
+
+    text: str = ""
+    finish_reason: str | None = None
+    usage: Usage | None = None
+    upstream_request_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChatRequest:
+    """A user's prompt, checked.
+
+    Attributes:
+        prompt: 1 or more characters, not only white space.
+        user_id: Names the user and continues the chat; None asks for a new, unguessable one.
+        caller: Whose user this is.
+        route: Where the request came in, for the log.
+        request_id: Becomes the exchange's id; None asks for a new one.
+
+    Raises:
+        InvalidField: The prompt is empty.
+        InvalidUserId: The user id has other characters, or is longer than 128.
+        InvalidUnicode: The prompt holds NUL or a lone surrogate.
+    """
+
+    prompt: str
+    user_id: str | None = None
+    caller: str = ANONYMOUS
+    route: str = "embedded"
+    request_id: str | None = None
+
+    def __post_init__(self) -> None:
+        check_text("prompt", self.prompt)
+        if self.user_id is not None:
+            check_user_id(self.user_id)
+
+
+def check_text(field: str, text: str) -> None:
+    """Refuse text that is empty, or that not every database can store.
+
+    Raises:
+        InvalidField: The text is empty or only white space.
+        InvalidUnicode: The text holds NUL or a lone surrogate.
+    """
+    if not text or text.isspace():
+        raise InvalidField(field, "must not be empty")
+    if UNSTORABLE.search(text):
+        raise InvalidUnicode(field, "holds a NUL or half a surrogate pair")
+
+
+def check_user_id(user_id: str) -> None:
+    """Refuse a user id that is not 1 to 128 characters of `A-Z a-z 0-9 . _ @ : -`.
+
+    Raises:
+        InvalidUserId: It is not.
+    """
+    if not USER_ID.fullmatch(user_id):
+        raise InvalidUserId("user_id", "must be 1 to 128 of the characters A-Z a-z 0-9 . _ @ : -")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Exchange:
+    """One prompt and what became of it: the unit of the memory and of the log.
+
+    Attributes:
+        id: Public and unique; the `X-Request-Id` of the request.
+        number: Orders the exchanges of one store; 0 until the store has given one.
+        context_from: Number of the oldest exchange that went along as history; None if none did.
+        reply: The answer's text; what had arrived of it where the outcome is not `completed`.
+        turn_tokens: What this prompt and reply will cost in a later history.
+        sanitized: The model's text held characters that cannot be stored, now U+FFFD.
+        attempts: How often the provider was called.
+        lease_until: When an exchange that is still open counts as abandoned.
+    """
+
+    id: str
+    caller: str
+    user_id: str
+    route: str
+    model: str
+    prompt: str
+    started_at: datetime
+    lease_until: datetime
+    number: int = 0
+    state: State = State.OPEN
+    context_from: int | None = None
+    reply: str = ""
+    sanitized: bool = False
+    finish_reason: str | None = None
+    usage: Usage | None = None
+    turn_tokens: int = 0
+    error_code: str | None = None
+    upstream_status: int | None = None
+    upstream_request_id: str | None = None
+    attempts: int = 0
+    finished_at: datetime | None = None
+
+    def __post_init__(self) -> None:
+        if (self.state is State.OPEN) != (self.finished_at is None):
+            raise ValueError("an exchange has a finished_at exactly when it is not open")
+
+    def interrupted(self, at: datetime) -> "Exchange":
+        """Return the exchange as it ends when its process is gone."""
+        return replace(self, state=State.INTERRUPTED, finished_at=at, error_code="interrupted")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LogQuery:
+    """Which exchanges to read from the log. None means any.
+
+    Attributes:
+        text: Words that must occur in the prompt or the reply.
+        before: Only exchanges with a smaller number: the next page, newest first.
+        after: Only exchanges with a larger number: the next page, oldest first.
+        limit: How many at most.
+        oldest_first: In which direction to read.
+    """
+
+    text: str | None = None
+    caller: str | None = None
+    user_id: str | None = None
+    state: State | None = None
+    since: datetime | None = None
+    before: int | None = None
+    after: int | None = None
+    limit: int = 50
+    oldest_first: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limit:
+    """At most `amount` requests in a sliding window of `window_seconds`."""
+
+    amount: int
+    window_seconds: int
+
+    def __post_init__(self) -> None:
+        if self.amount < 1 or self.window_seconds < 1:
+            raise ValueError("a limit allows at least 1 request in at least 1 second")
+
+    def __str__(self) -> str:
+        names = {1: "second", 60: "minute", 3600: "hour", 86400: "day"}
+        return (
+            f"{self.amount} per {names.get(self.window_seconds, f'{self.window_seconds} seconds')}"
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Charge:
+    """One unit to take from one window.
+
+    Attributes:
+        rule: `user` or `total`; named in refusals and statistics.
+        key: Whose window it is.
+    """
+
+    rule: str
+    key: str
+    limit: Limit
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Allowance:
+    """What is left of one limit.
+
+    Attributes:
+        remaining: Requests that would be admitted now.
+        reset_seconds: Until a request more would be admitted than now.
+        admitted: False if this limit refused the request.
+    """
+
+    charge: Charge
+    remaining: int
+    reset_seconds: float
+    admitted: bool = True

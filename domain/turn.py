@@ -1,0 +1,172 @@
+"""One open exchange, and the one outcome it will have."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from datetime import timedelta
+
+from .errors import ChatportError
+from .history import estimated_tokens, utf8_size
+from .model import (
+    UNSTORABLE,
+    Allowance,
+    Completion,
+    CompletionRequest,
+    Exchange,
+    State,
+    Usage,
+)
+from .ports import Clock, ConversationStore
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reply:
+    """What the user gets.
+
+    Attributes:
+        allowance: What is left of the limit that is nearest to refusing; None without limits.
+    """
+
+    exchange_id: str
+    user_id: str
+    text: str
+    finish_reason: str
+    usage: Usage
+    allowance: Allowance | None = None
+
+
+class Turn:
+    """Settles an exchange that `ConversationStore.begin` has written. For one thread at a time.
+
+    The first outcome counts; whatever is reported afterwards changes nothing.
+    """
+
+    def __init__(
+        self,
+        exchange: Exchange,
+        call: CompletionRequest,
+        allowance: Allowance | None,
+        *,
+        store: ConversationStore,
+        clock: Clock,
+    ) -> None:
+        self.call = call
+        self.user_id = exchange.user_id
+        self.allowance = allowance
+        self._exchange = exchange
+        self._store = store
+        self._clock = clock
+        self._started = clock.monotonic()
+        self._settled = False
+
+    @property
+    def seconds(self) -> float:
+        """Return how long the turn has been open."""
+        return self._clock.monotonic() - self._started
+
+    @contextmanager
+    def failing(self) -> Iterator[None]:
+        """Give the exchange its outcome when the block raises, and let the error go on."""
+        try:
+            yield
+        except BaseException as error:
+            self.fail(error)
+            raise
+
+    def complete(self, completion: Completion) -> Reply:
+        """Commit the answer; only then may its last byte go out.
+
+        Raises:
+            ExchangeLost: The exchange was erased or interrupted; the answer was not kept.
+            StorageUnavailable: The answer could not be kept.
+        """
+        text = storable(completion.text)
+        usage = completion.usage or self._estimated_usage(text)
+        self._settle(
+            State.COMPLETED,
+            text,
+            usage,
+            finish_reason=completion.finish_reason,
+            sanitized=text != completion.text,
+            turn_tokens=self._turn_tokens(usage),
+            upstream_request_id=completion.upstream_request_id,
+        )
+        return Reply(
+            exchange_id=self._exchange.id,
+            user_id=self.user_id,
+            text=text,
+            finish_reason=completion.finish_reason,
+            usage=usage,
+            allowance=self.allowance,
+        )
+
+    def fail(self, error: BaseException, partial: str = "", usage: Usage | None = None) -> None:
+        """Record why there is no whole answer, and tell the error what is left of the limits.
+
+        A ChatportError is an outcome of its own; any other Exception is a defect of chatport or
+        of an adapter; what is no Exception (KeyboardInterrupt, an exit) interrupts the turn.
+        """
+        state = State.FAILED if isinstance(error, Exception) else State.INTERRUPTED
+        facts = error if isinstance(error, ChatportError) else ChatportError()
+        facts.allowance = self.allowance
+        text = storable(partial)
+        self._settle(
+            state,
+            text,
+            usage or self._partial_usage(text),
+            sanitized=text != partial,
+            error_code=facts.code if state is State.FAILED else "server_shutdown",
+            upstream_status=facts.upstream_status,
+            upstream_request_id=facts.upstream_request_id,
+        )
+
+    def cancel(self, partial: str = "", usage: Usage | None = None) -> None:
+        """Record that the client left before the answer was whole."""
+        text = storable(partial)
+        self._settle(
+            State.CANCELLED, text, usage or self._estimated_usage(text), sanitized=text != partial
+        )
+
+    def checkpoint(self, partial: str) -> None:
+        """Write down what has arrived so far, so that not even kill -9 loses it."""
+        self._store.checkpoint(self._exchange.id, storable(partial))
+
+    def _settle(self, state: State, reply: str, usage: Usage | None, **facts: object) -> None:
+        if self._settled:
+            return
+        self._settled = True
+        finished_at = self._exchange.started_at + timedelta(seconds=self.seconds)
+        outcome = {"state": state, "reply": reply, "usage": usage, "attempts": 1, **facts}
+        closed = replace(self._exchange, finished_at=finished_at, **outcome)  # type: ignore[arg-type]  # the keys are fields of Exchange, as every test of an outcome shows
+        try:
+            self._store.finish(closed)
+        except ChatportError as error:
+            error.allowance = self.allowance
+            raise
+
+    def _partial_usage(self, reply: str) -> Usage | None:
+        return self._estimated_usage(reply) if reply else None
+
+    def _estimated_usage(self, reply: str) -> Usage:
+        return Usage(
+            prompt_tokens=estimated_tokens(_size(self.call)),
+            completion_tokens=estimated_tokens(utf8_size(reply)),
+            estimated=True,
+        )
+
+    def _turn_tokens(self, usage: Usage) -> int:
+        """Return the turn's own tokens: its share, by size, of the prompt, and its reply."""
+        own, whole = utf8_size(self._exchange.prompt), _size(self.call)
+        return -(-usage.prompt_tokens * own // whole) + usage.completion_tokens
+
+
+def _size(call: CompletionRequest) -> int:
+    return sum(utf8_size(message.text) for message in call.messages)
+
+
+def storable(text: str) -> str:
+    """Join surrogate pairs that came in two pieces, and replace what no database can store."""
+    if not UNSTORABLE.search(text):
+        return text
+    joined = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    return UNSTORABLE.sub("�", joined)

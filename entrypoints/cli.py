@@ -1,0 +1,92 @@
+"""The command line: `chatport serve`, `chatport chat`, `chatport log`."""
+
+import click
+
+from .chat_cli import chat
+from .cli_exits import EXIT_SETTINGS, faults_end_the_program, load_settings, stop
+from .log_cli import log
+from .settings import Settings
+
+EPILOG = """\b
+Exit codes:
+  0  done
+  1  what was asked for failed, or was not found
+  2  the command line or a setting is wrong
+  3  the database cannot be used
+  5  the database was written by a newer version
+
+Settings are read from the environment and a file .env in the current folder;
+`chatport serve --check` prints them."""
+
+
+@click.group(epilog=EPILOG, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="chatport")
+def main() -> None:
+    """One door of your own for a language model.
+
+    Serves POST /openai-completion, keeps each user's conversation, and writes every request and
+    every answer into a database.
+    """
+
+
+@main.command()
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
+@click.option("--port", default=8000, show_default=True, type=click.IntRange(0, 65535))
+@click.option("--workers", type=click.IntRange(1), help="Processes.  [default: one a core]")
+@click.option("--offline", is_flag=True, help="Answer without a provider, by repeating.")
+@click.option(
+    "--insecure-open", is_flag=True, help="Listen on other addresses than loopback, with no keys."
+)
+@click.option("--check", is_flag=True, help="Print the settings, secrets as ***, and exit.")
+def serve(
+    host: str, port: int, workers: int | None, *, offline: bool, insecure_open: bool, check: bool
+) -> None:
+    """Serve HTTP until told to stop.
+
+    \b
+    Try it without a provider:
+      chatport serve --offline
+      curl http://127.0.0.1:8000/openai-completion \\
+        -H 'Content-Type: application/json' \\
+        -d '{"user_id": "ada", "prompt": "Hello"}'
+    """  # noqa: D301  # click reads \b, a control character, as: keep these lines as they are
+    from .access_log import configure_logging  # noqa: PLC0415
+    from .server import CannotServe, Serving, default_workers, serve  # noqa: PLC0415  # 30 ms
+    from .wiring import MissingKeyError  # noqa: PLC0415
+
+    settings = load_settings(show=check)
+    if not offline and settings.api_key is None:
+        stop(EXIT_SETTINGS, str(MissingKeyError()))
+    if check:
+        return
+    configure_logging()
+    _announce(host, port, settings, offline=offline)
+    try:
+        with faults_end_the_program():
+            serve(
+                settings,
+                Serving(
+                    host=host,
+                    port=port,
+                    workers=workers or default_workers(),
+                    offline=offline,
+                    insecure_open=insecure_open,
+                ),
+            )
+    except CannotServe as error:
+        stop(EXIT_SETTINGS, str(error))
+
+
+def _announce(host: str, port: int, settings: Settings, *, offline: bool) -> None:
+    if offline:
+        line = "OFFLINE: there is no model behind this server; answers only repeat the prompt."
+        click.secho(line, err=True, bold=True, fg="yellow")
+    upstream = "offline" if offline else f"{settings.model} at {settings.base_url}"
+    click.echo(
+        f"chatport: http://{host}:{port} -> {upstream}, log in {settings.database or 'memory'}",
+        err=True,
+    )
+
+
+main.add_command(chat)
+main.add_command(log)

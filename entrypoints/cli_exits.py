@@ -1,0 +1,50 @@
+"""How commands begin and end: their settings, their errors, their exit codes."""
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NoReturn
+
+import click
+
+from chatport.domain.errors import ChatportError, StorageTooNew, StorageUnavailable
+
+from .settings import Settings, SettingsError, load_environment, printable
+
+EXIT_FAILED = 1
+EXIT_SETTINGS = 2
+EXIT_STORAGE = 3
+EXIT_STORAGE_TOO_NEW = 5
+
+
+def load_settings(*, show: bool = False) -> Settings:
+    """Read the settings, print them if asked to, and end the program if they are wrong."""
+    environment = load_environment(os.environ, Path(".env"))
+    if show:
+        for name, value in printable(environment):
+            click.echo(f"{name}={value}")
+    try:
+        return Settings.from_mapping(environment)
+    except SettingsError as error:
+        stop(EXIT_SETTINGS, "\n  ".join(["these settings cannot be used:", *error.problems]))
+
+
+@contextmanager
+def faults_end_the_program() -> Iterator[None]:
+    """End the program with one sentence and the fitting code when something cannot be done."""
+    try:
+        yield
+    except StorageTooNew as error:
+        stop(EXIT_STORAGE_TOO_NEW, str(error))
+    except StorageUnavailable as error:
+        stop(EXIT_STORAGE, str(error))
+    except ChatportError as error:
+        stop(EXIT_FAILED, str(error))
+
+
+def stop(code: int, message: str) -> NoReturn:
+    """Print one message to standard error, and exit."""
+    click.echo(f"chatport: {message}", err=True)
+    sys.exit(code)

@@ -1,0 +1,157 @@
+"""What a client is told: one table from error to HTTP status, and one encoder a wire format."""
+
+import logging
+import math
+import traceback
+from dataclasses import dataclass
+from http import HTTPStatus
+
+from werkzeug.exceptions import HTTPException
+
+from chatport.domain import errors
+from chatport.domain.errors import ChatportError
+
+from .strict_json import InvalidJSON
+
+logger = logging.getLogger(__name__)
+
+STATUS: dict[type[ChatportError], int] = {
+    errors.ChatportError: 500,
+    errors.CallerError: 400,
+    errors.InvalidField: 400,
+    errors.InvalidUserId: 400,
+    errors.InvalidUnicode: 400,
+    errors.RateLimited: 429,
+    errors.ConversationBusy: 409,
+    errors.ExchangeLost: 409,
+    errors.ContentFiltered: 400,
+    errors.ContextLengthExceeded: 400,
+    errors.OperatorError: 500,
+    errors.StorageUnavailable: 503,
+    errors.StorageBusy: 503,
+    errors.StorageFull: 503,
+    errors.StorageReadOnly: 503,
+    errors.StorageCorrupt: 503,
+    errors.StorageTooNew: 503,
+    errors.UpstreamError: 502,
+    errors.UpstreamTimeout: 504,
+    errors.UpstreamUnreachable: 502,
+    errors.UpstreamDisconnected: 502,
+    errors.UpstreamTruncated: 502,
+    errors.UpstreamInvalidResponse: 502,
+    errors.UpstreamAuthFailed: 502,
+    errors.UpstreamModelUnavailable: 502,
+    errors.UpstreamRejected: 502,
+    errors.UpstreamRateLimited: 503,
+    errors.UpstreamQuotaExhausted: 503,
+    errors.UpstreamOverloaded: 503,
+}
+"""The one table; a test asserts that it holds every error of the domain."""
+
+NO_RETRY = (
+    errors.ExchangeLost,
+    errors.UpstreamTimeout,
+    errors.UpstreamDisconnected,
+    errors.UpstreamTruncated,
+    errors.UpstreamInvalidResponse,
+    errors.UpstreamAuthFailed,
+    errors.UpstreamModelUnavailable,
+    errors.UpstreamRejected,
+    errors.UpstreamQuotaExhausted,
+)
+"""Trying again cannot help, or may be billed twice: OpenAI's SDKs obey `x-should-retry`."""
+
+HTTP_CODES = {
+    400: "bad_request",
+    404: "not_found",
+    405: "method_not_allowed",
+    413: "body_too_large",
+    415: "unsupported_media_type",
+}
+"""For what Flask itself refuses."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fault:
+    """An answer that is not the one hoped for.
+
+    Attributes:
+        field: The part of the request that is wrong, where it is one.
+        headers: Retry advice, and what HTTP asks for.
+    """
+
+    status: int
+    code: str
+    message: str
+    field: str | None
+    headers: dict[str, str]
+
+
+class BadRequest(Exception):
+    """The request cannot be turned into a record of the domain."""
+
+    def __init__(
+        self, code: str, message: str, status: int = 400, field: str | None = None
+    ) -> None:
+        super().__init__(message)
+        self.code, self.message, self.status, self.field = code, message, status, field
+
+
+def fault_of(error: BaseException) -> Fault:
+    """Return what to tell the client; what is not expected is logged, without its text."""
+    if isinstance(error, ChatportError):
+        return _of_domain(error)
+    if isinstance(error, BadRequest):
+        return _fault(error.status, error.code, error.message, error.field)
+    if isinstance(error, InvalidJSON):
+        return _fault(400, error.code, str(error))
+    if isinstance(error, HTTPException) and error.code:
+        return _of_http(error, error.code)
+    log_defect(error)
+    return _fault(500, ChatportError.code, ChatportError.message)
+
+
+def log_defect(error: BaseException) -> None:
+    """Log where an unexpected error came from. Its text may hold a prompt, its frames do not."""
+    frames = traceback.extract_tb(error.__traceback__)
+    where = " < ".join(f"{frame.name} ({frame.filename}:{frame.lineno})" for frame in frames[::-1])
+    logger.error("unexpected %s in %s", type(error).__name__, where)
+
+
+def seed_body(fault: Fault, request_id: str) -> dict[str, object]:
+    """Return the error of `/openai-completion`."""
+    return {"error": fault.message, "code": fault.code, "request_id": request_id}
+
+
+def openai_body(fault: Fault) -> dict[str, object]:
+    """Return the error as OpenAI's clients read it, with all four keys."""
+    kind = {429: "rate_limit_error"}.get(fault.status, "invalid_request_error")
+    if fault.status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+        kind = "server_error"
+    error = {"message": fault.message, "type": kind, "param": fault.field, "code": fault.code}
+    return {"error": error}
+
+
+def _of_domain(error: ChatportError) -> Fault:
+    status = next(STATUS[kind] for kind in type(error).__mro__ if kind in STATUS)
+    field = error.field if isinstance(error, errors.InvalidField) else None
+    fault = _fault(status, error.code, str(error), field)
+    if isinstance(error, NO_RETRY):
+        fault.headers["x-should-retry"] = "false"
+    elif error.retry_after_seconds is not None:
+        seconds = error.retry_after_seconds
+        fault.headers["Retry-After"] = str(max(1, math.ceil(seconds)))
+        fault.headers["retry-after-ms"] = str(max(1, math.ceil(seconds * 1000)))
+    return fault
+
+
+def _of_http(error: HTTPException, status: int) -> Fault:
+    code = HTTP_CODES.get(status, "bad_request")
+    fault = _fault(status, code, f"{HTTPStatus(status).phrase}.")
+    if methods := getattr(error, "valid_methods", None):
+        fault.headers["Allow"] = ", ".join(sorted(methods))
+    return fault
+
+
+def _fault(status: int, code: str, message: str, field: str | None = None) -> Fault:
+    return Fault(status=status, code=code, message=message, field=field, headers={})

@@ -1,0 +1,84 @@
+"""The Flask application: what is the same for every route."""
+
+import secrets
+import time
+from collections.abc import Callable
+
+from flask import Flask, Response, g, json, request
+from flask.json.provider import DefaultJSONProvider
+
+from chatport.domain.chat import ChatService
+from chatport.domain.errors import ChatportError
+
+from . import completion_api, conversations_api, ops_api
+from .access_log import log_request
+from .faults import Fault, fault_of, openai_body, seed_body
+from .limit_headers import limit_headers
+
+MAX_BODY_BYTES = 1_000_000
+
+HEADERS = {
+    "Cache-Control": "no-store",
+    "X-Content-Type-Options": "nosniff",
+    "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
+    "Referrer-Policy": "no-referrer",
+}
+"""On every answer: nothing here is a page, and nothing may be kept by a browser or a proxy."""
+
+
+class _JSON(DefaultJSONProvider):
+    """Text as it is, and keys in the order in which we write them."""
+
+    ensure_ascii = False
+    sort_keys = False
+
+
+def create_app(service: ChatService, ready: Callable[[], dict[str, str]]) -> Flask:
+    """Return the application around a service.
+
+    Args:
+        service: Answers the prompts.
+        ready: Says of each part that it is `ok`, or raises a ChatportError.
+    """
+    app = Flask(__name__, static_folder=None)
+    app.config.update(MAX_CONTENT_LENGTH=MAX_BODY_BYTES, PROVIDE_AUTOMATIC_OPTIONS=False)
+    app.url_map.merge_slashes = False
+    app.json = _JSON(app)
+    app.before_request(_begin)
+    app.after_request(_finish)
+    app.register_error_handler(Exception, _answer_error)
+    app.register_blueprint(completion_api.blueprint(service))
+    app.register_blueprint(conversations_api.blueprint(service))
+    app.register_blueprint(ops_api.blueprint(ready))
+    return app
+
+
+def _begin() -> None:
+    g.request_id = secrets.token_hex(16)
+    g.started = time.monotonic()
+    g.error_code = None
+
+
+def _finish(response: Response) -> Response:
+    for name, value in HEADERS.items():
+        response.headers.setdefault(name, value)
+    response.headers["X-Request-Id"] = g.request_id
+    response.call_on_close(log_request(response.status_code))
+    return response
+
+
+def _answer_error(error: Exception) -> Response:
+    fault = fault_of(error)
+    g.error_code = fault.code
+    body = json.dumps(_body(fault)) + "\n"
+    response = Response(body, status=fault.status, mimetype="application/json")
+    response.headers.update(fault.headers)
+    if isinstance(error, ChatportError):
+        response.headers.update(limit_headers(error.allowance))
+    return response
+
+
+def _body(fault: Fault) -> dict[str, object]:
+    if request.path == completion_api.PATH:
+        return seed_body(fault, g.request_id)
+    return openai_body(fault)

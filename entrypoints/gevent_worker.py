@@ -1,0 +1,84 @@
+"""gunicorn and its gevent worker, taught our log and our errors."""
+
+import json
+import logging
+import secrets
+from http import HTTPStatus
+from typing import Any
+
+from gunicorn import util
+from gunicorn.app.base import BaseApplication
+from gunicorn.glogging import Logger
+from gunicorn.http import errors
+from gunicorn.workers.ggevent import GeventWorker
+
+from .faults import BadRequest, fault_of, openai_body
+
+logger = logging.getLogger(__name__)
+
+STATUS = {
+    errors.LimitRequestLine: HTTPStatus.REQUEST_URI_TOO_LONG,
+    errors.LimitRequestHeaders: HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE,
+    errors.UnsupportedTransferCoding: HTTPStatus.NOT_IMPLEMENTED,
+    errors.ExpectationFailed: HTTPStatus.EXPECTATION_FAILED,
+}
+"""For what gunicorn's parser refuses; anything else of its errors is a 400."""
+
+
+class PlainLogger(Logger):  # type: ignore[misc]  # gunicorn has no types
+    """Hands gunicorn's messages to the process's own log, and writes no access log."""
+
+    def setup(self, cfg: Any) -> None:
+        """Add no handler."""
+        self.cfg = cfg
+        self._access_log_enabled = False
+        self.error_log.propagate = True
+        self.error_log.setLevel(logging.INFO)
+
+
+class Worker(GeventWorker):  # type: ignore[misc]  # gunicorn has no types
+    """Answers what is no HTTP in JSON, and logs it without quoting it."""
+
+    def handle_error(self, _req: Any, client: Any, _addr: Any, exc: BaseException) -> None:
+        """Answer a request that did not reach the application, or broke on its way out."""
+        try:
+            util.write_nonblock(client, _response(exc))
+        except OSError:
+            logger.info("the client left before it could be told of an error")
+
+
+class Server(BaseApplication):  # type: ignore[misc]  # gunicorn has no types
+    """gunicorn around an application that is already there."""
+
+    def __init__(self, app: Any, options: dict[str, Any]) -> None:
+        self._app = app
+        self._options = {**options, "worker_class": Worker, "logger_class": PlainLogger}
+        super().__init__()
+
+    def load_config(self) -> None:
+        """Take the options; no file and no environment variable is read."""
+        for name, value in self._options.items():
+            self.cfg.set(name, value)
+
+    def load(self) -> Any:
+        """Return the application."""
+        return self._app
+
+
+def _response(exc: BaseException) -> bytes:
+    if type(exc).__module__ == errors.__name__:
+        status = next((STATUS[kind] for kind in STATUS if isinstance(exc, kind)), 400)
+        logger.warning("refused a request: %s", type(exc).__name__)
+        phrase = HTTPStatus(status).phrase
+        fault = fault_of(
+            BadRequest("bad_request", f"The request is not valid HTTP: {phrase}.", status)
+        )
+    else:
+        fault = fault_of(exc)
+    body = json.dumps(openai_body(fault)).encode()
+    head = (
+        f"HTTP/1.1 {fault.status} {HTTPStatus(fault.status).phrase}\r\nConnection: close\r\n"
+        f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n"
+        f"Cache-Control: no-store\r\nX-Request-Id: {secrets.token_hex(16)}\r\n\r\n"
+    )
+    return head.encode("ascii") + body

@@ -1,0 +1,205 @@
+"""The settings: read from the environment and a `.env` file, checked all at once."""
+
+import difflib
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from chatport.domain.chat import MAX_PROMPT_BYTES
+from chatport.domain.history import HistoryBounds
+from chatport.domain.model import Limit
+
+
+class SettingsError(Exception):
+    """The settings cannot be used. `problems` holds one sentence for each thing that is wrong."""
+
+    def __init__(self, problems: list[str]) -> None:
+        super().__init__("\n".join(problems))
+        self.problems = problems
+
+
+class Secret:
+    """A text that cannot be printed by accident."""
+
+    __slots__ = ("_text",)
+
+    def __init__(self, text: str) -> None:
+        self._text = text
+
+    def reveal(self) -> str:
+        """Return the text itself, for the one place that needs it."""
+        return self._text
+
+    def __repr__(self) -> str:
+        return "***"
+
+    __str__ = __repr__
+
+    def __reduce__(self) -> str:
+        raise TypeError("a secret is not pickled")
+
+
+def _text(value: str) -> str:
+    return value
+
+
+def _secret(value: str) -> Secret | None:
+    if not value:
+        return None
+    if not value.isascii() or not value.isprintable() or " " in value:
+        raise ValueError("holds a space or a character that no key has")
+    return Secret(value)
+
+
+def _nonempty(value: str) -> str:
+    if not value.strip():
+        raise ValueError("must not be empty")
+    return value
+
+
+def _url(value: str) -> str:
+    parts = urlsplit(value)
+    if parts.scheme not in {"http", "https"} or not parts.hostname:
+        raise ValueError("must be a URL such as https://api.openai.com/v1")
+    if parts.username or parts.password:
+        raise ValueError("must not hold a name or a password")
+    return value.rstrip("/")
+
+
+def _database(value: str) -> Path | None:
+    if value == "memory:":
+        return None
+    path = value.removeprefix("sqlite:///")
+    if path == value or not path:
+        raise ValueError("must be sqlite:///FILE (four slashes for an absolute path) or memory:")
+    return Path(path)
+
+
+def _limits(value: str) -> tuple[Limit, ...]:
+    from chatport.adapters.limits_counter import parse_limits  # noqa: PLC0415  # 60 ms for `limits`
+
+    try:
+        return parse_limits(value)
+    except ValueError:
+        raise ValueError("must be limits such as 20/minute;500/day, or empty for none") from None
+
+
+def _limit_store(value: str) -> str:
+    if value != "memory:":
+        raise ValueError("must be memory:, which all processes of one server share")
+    return value
+
+
+def _count(value: str) -> int:
+    if not value.isascii() or not value.isdigit() or int(value) < 1:
+        raise ValueError("must be a whole number from 1")
+    return int(value)
+
+
+def _seconds(value: str) -> float:
+    try:
+        seconds = float(value)
+    except ValueError:
+        seconds = math.nan
+    if not 0 < seconds <= 3600:  # noqa: PLR2004  # an hour; also false for NaN
+        raise ValueError("must be a number of seconds, above 0 and up to 3600")
+    return seconds
+
+
+def _setting(name: str, parse: Callable[[str], Any], default: str, meaning: str) -> Any:
+    return field(metadata={"name": name, "parse": parse, "default": default, "meaning": meaning})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """What an operator can choose. Make it with `from_mapping`."""
+
+    api_key: Secret | None = _setting(
+        "OPENAI_API_KEY", _secret, "", "the provider's key; never leaves the server"
+    )
+    base_url: str = _setting(
+        "OPENAI_BASE_URL", _url, "https://api.openai.com/v1", "any OpenAI-compatible provider"
+    )
+    model: str = _setting("CHATPORT_MODEL", _nonempty, "gpt-5-mini", "the model that answers")
+    database: Path | None = _setting(
+        "CHATPORT_DATABASE", _database, "sqlite:///chatport.db", "`sqlite:///FILE` or `memory:`"
+    )
+    user_limit: tuple[Limit, ...] = _setting(
+        "CHATPORT_USER_LIMIT", _limits, "20/minute;500/day", "requests of one user; empty: no limit"
+    )
+    total_limit: tuple[Limit, ...] = _setting(
+        "CHATPORT_TOTAL_LIMIT", _limits, "300/minute", "requests of all users; empty: no limit"
+    )
+    limit_store: str = _setting(
+        "CHATPORT_LIMIT_STORE", _limit_store, "memory:", "where requests are counted"
+    )
+    system_prompt: str = _setting(
+        "CHATPORT_SYSTEM_PROMPT", _text, "", "goes first in every call; empty: none"
+    )
+    history_tokens: int = _setting(
+        "CHATPORT_HISTORY_TOKENS",
+        _count,
+        str(HistoryBounds().tokens),
+        "how much of a conversation goes along with the next prompt",
+    )
+    timeout_seconds: float = _setting(
+        "CHATPORT_TIMEOUT_SECONDS",
+        _seconds,
+        "120",
+        "for a whole answer; a quarter of it may pass in silence",
+    )
+    max_prompt_bytes: int = _setting(
+        "CHATPORT_MAX_PROMPT_BYTES", _count, str(MAX_PROMPT_BYTES), "the longest prompt, in UTF-8"
+    )
+
+    @classmethod
+    def from_mapping(cls, environment: Mapping[str, str]) -> "Settings":
+        """Read the settings; names that are neither ours nor OpenAI's are ignored.
+
+        Raises:
+            SettingsError: Values are not valid, or a name that begins with CHATPORT_ is unknown.
+        """
+        problems = _unknown_names(environment)
+        values: dict[str, Any] = {}
+        for each in fields(cls):
+            name, parse = each.metadata["name"], each.metadata["parse"]
+            try:
+                values[each.name] = parse(environment.get(name, each.metadata["default"]))
+            except ValueError as error:
+                problems.append(f"{name} {error}.")
+        if problems:
+            raise SettingsError(problems)
+        return cls(**values)
+
+
+def load_environment(environment: Mapping[str, str], dotenv: Path) -> dict[str, str]:
+    """Return the variables of a `.env` file, if it exists, and of the environment, which wins."""
+    from dotenv import dotenv_values  # noqa: PLC0415  # 15 ms that `--help` need not pay
+
+    in_file = {name: value or "" for name, value in dotenv_values(dotenv).items()}
+    return {**in_file, **environment}
+
+
+def printable(environment: Mapping[str, str]) -> list[tuple[str, str]]:
+    """Return each setting's name and value, as text that may be shown to anybody."""
+    shown = []
+    for each in fields(Settings):
+        name = each.metadata["name"]
+        value = environment.get(name, each.metadata["default"])
+        secret = each.metadata["parse"] is _secret
+        shown.append((name, ("***" if value else "") if secret else value))
+    return shown
+
+
+def _unknown_names(environment: Mapping[str, str]) -> list[str]:
+    known = [each.metadata["name"] for each in fields(Settings)]
+    problems = []
+    for name in sorted(environment):
+        if name.startswith("CHATPORT_") and name not in known:
+            close = difflib.get_close_matches(name, known, n=1)
+            hint = f"; did you mean {close[0]}?" if close else "."
+            problems.append(f"{name} is not a setting of chatport{hint}")
+    return problems

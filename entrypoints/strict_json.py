@@ -1,0 +1,102 @@
+"""JSON as RFC 8259 means it, and nothing beyond.
+
+Python's parser and Flask take more: NaN, duplicate keys (the last wins), UTF-16, integers that
+no database holds, and 100,000 brackets until the interpreter gives up.
+"""
+
+import json
+from collections.abc import Sequence
+from typing import Any, NoReturn
+
+MAX_DEPTH = 32
+"""Nobody nests deeper by intention; RFC 8259, section 9, allows a limit."""
+
+MAX_INTEGER = 2**63 - 1
+"""What SQLite and PostgreSQL can keep."""
+
+
+class InvalidJSON(ValueError):
+    """The text is not JSON; the message says why, without quoting it."""
+
+    code = "invalid_json"
+
+
+class InvalidEncoding(InvalidJSON):
+    """The bytes are not UTF-8 without a byte order mark."""
+
+    code = "invalid_encoding"
+
+
+def parse(body: bytes) -> Any:
+    """Parse one JSON text in UTF-8.
+
+    Raises:
+        InvalidJSON: It is none, nests too deep, repeats a key, or holds a number out of range.
+        InvalidEncoding: The bytes are not UTF-8.
+    """
+    try:
+        text = body.decode("utf-8")
+    except UnicodeDecodeError:
+        raise InvalidEncoding("The body is not valid UTF-8.") from None
+    if text.startswith("\ufeff"):
+        raise InvalidEncoding("The body begins with a byte order mark; send plain UTF-8.")
+    try:
+        value = _DECODER.decode(text)
+    except RecursionError:
+        raise _too_deep() from None
+    except json.JSONDecodeError as error:
+        where = f"line {error.lineno}, column {error.colno}"
+        raise InvalidJSON(f"The body is not valid JSON: {error.msg} at {where}.") from None
+    _check_depth(value)
+    return value
+
+
+def _check_depth(value: Any) -> None:
+    level = [value]
+    for _ in range(MAX_DEPTH + 1):
+        level = [child for node in level for child in _children(node)]
+        if not level:
+            return
+    raise _too_deep()
+
+
+def _children(node: Any) -> Sequence[Any]:
+    if isinstance(node, dict):
+        return list(node.values())
+    return node if isinstance(node, list) else ()
+
+
+def _too_deep() -> InvalidJSON:
+    return InvalidJSON(f"The body nests more than {MAX_DEPTH} levels deep.")
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    value = dict(pairs)
+    if len(value) < len(pairs):
+        raise InvalidJSON("The body names a key twice in one object.")
+    return value
+
+
+def _integer(digits: str) -> int:
+    if len(digits) > len(str(-MAX_INTEGER)) or abs(int(digits)) > MAX_INTEGER:
+        raise InvalidJSON("The body holds an integer of more than 64 bits.")
+    return int(digits)
+
+
+def _float(digits: str) -> float:
+    value = float(digits)
+    if value in {float("inf"), float("-inf")}:
+        raise InvalidJSON("The body holds a number that is too large.")
+    return value
+
+
+def _constant(_name: str) -> NoReturn:
+    raise InvalidJSON("The body holds NaN or Infinity, which are not JSON.")
+
+
+_DECODER = json.JSONDecoder(
+    object_pairs_hook=_object,
+    parse_int=_integer,
+    parse_float=_float,
+    parse_constant=_constant,
+)

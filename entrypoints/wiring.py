@@ -1,0 +1,172 @@
+"""What is put together from what. The only place that knows injector."""
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+
+from injector import Injector, Module, provider, singleton
+
+from chatport.adapters import SystemClock, WindowTable, random_id
+from chatport.domain.chat import ChatService
+from chatport.domain.history import HistoryBounds
+from chatport.domain.limits import RateLimiter
+from chatport.domain.ports import Clock, ConversationStore, LimitCounter, LLMGateway
+
+from .settings import Settings
+
+Offload = Callable[[Callable[[], None]], None]
+LEASE_MARGIN_SECONDS = 30.0
+"""Two waits of 5 s for the database, and spare; see `LEASE_SECONDS` of the domain."""
+
+
+OFFLINE = "OFFLINE: answers only repeat the prompt"
+
+
+class MissingKeyError(Exception):
+    """There is no key for the provider, and nobody asked for answers without one."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "OPENAI_API_KEY is not set. Set it, in the environment or in a file .env,"
+            " or add --offline to try chatport without a provider."
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Place:
+    """Where the parts will run.
+
+    Attributes:
+        offline: Answer without a provider.
+        table: Counters that several processes share; None for counters of one's own.
+        offload: Where blocking work may run; None for the calling thread.
+    """
+
+    offline: bool = False
+    table: WindowTable | None = None
+    offload: Offload | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parts:
+    """What an entrypoint works with."""
+
+    service: ChatService
+    store: ConversationStore
+    upstream: str
+
+    def ready(self) -> dict[str, str]:
+        """Return the condition of each part.
+
+        Raises:
+            StorageUnavailable: The log cannot be written, so nothing may be asked of us.
+        """
+        self.store.check()
+        return {"store": "ok", "limiter": "ok", "upstream": self.upstream}
+
+
+class ServiceModule(Module):
+    """One adapter for each port, as the settings choose. A later module may replace any."""
+
+    def __init__(self, settings: Settings, place: Place, closing: ExitStack) -> None:
+        self._settings = settings
+        self._place = place
+        self._closing = closing
+
+    @provider
+    @singleton
+    def store(self) -> ConversationStore:
+        """Return the log, in the file that the settings name or in memory."""
+        if self._settings.database is None:
+            from chatport.adapters import MemoryStore  # noqa: PLC0415  # only what is chosen is imported
+
+            return MemoryStore()
+        from chatport.adapters import PeeweeStore  # noqa: PLC0415  # only what is chosen is imported
+
+        options = {"offload": self._place.offload} if self._place.offload else {}
+        store = PeeweeStore(self._settings.database, **options)
+        self._closing.callback(store.close)
+        return store
+
+    @provider
+    @singleton
+    def gateway(self) -> LLMGateway:
+        """Return the way to the provider, or the answers without one."""
+        if self._place.offline:
+            from chatport.adapters import OfflineGateway  # noqa: PLC0415  # only what is chosen is imported
+
+            return OfflineGateway()
+        if self._settings.api_key is None:
+            raise MissingKeyError
+        from chatport.adapters import OpenAIGateway  # noqa: PLC0415  # a third of a second
+
+        gateway = OpenAIGateway(
+            api_key=self._settings.api_key.reveal(),
+            base_url=self._settings.base_url,
+            timeout_seconds=self._settings.timeout_seconds,
+        )
+        self._closing.callback(gateway.close)
+        return gateway
+
+    @provider
+    @singleton
+    def counter(self) -> LimitCounter:
+        """Return the counter of requests."""
+        from chatport.adapters import LimitsCounter  # noqa: PLC0415  # only what is chosen is imported
+
+        return LimitsCounter(self._place.table)
+
+    @provider
+    @singleton
+    def clock(self) -> Clock:
+        """Return the real time."""
+        return SystemClock()
+
+    @provider
+    @singleton
+    def limiter(self, counter: LimitCounter) -> RateLimiter:
+        """Return the rate limits."""
+        return RateLimiter(
+            counter, user=self._settings.user_limit, total=self._settings.total_limit
+        )
+
+    @provider
+    @singleton
+    def service(
+        self, store: ConversationStore, gateway: LLMGateway, limiter: RateLimiter, clock: Clock
+    ) -> ChatService:
+        """Return the pipeline."""
+        return ChatService(
+            store=store,
+            gateway=gateway,
+            limiter=limiter,
+            clock=clock,
+            new_id=random_id,
+            model=self._settings.model,
+            system_prompt=self._settings.system_prompt,
+            history=HistoryBounds(tokens=self._settings.history_tokens),
+            max_prompt_bytes=self._settings.max_prompt_bytes,
+            lease_seconds=self._settings.timeout_seconds + LEASE_MARGIN_SECONDS,
+        )
+
+    @provider
+    @singleton
+    def parts(self, service: ChatService, store: ConversationStore) -> Parts:
+        """Return what entrypoints ask for."""
+        offline = self._place.offline
+        return Parts(service=service, store=store, upstream=OFFLINE if offline else "ok")
+
+
+@contextmanager
+def assembled(settings: Settings, place: Place, *replacements: Module) -> Iterator[Parts]:
+    """Put the parts together, and close on leaving what was opened.
+
+    Args:
+        settings: What the operator chose.
+        place: Where the parts run.
+        replacements: Modules whose providers take the place of ours, for tests.
+    """
+    with ExitStack() as closing:
+        modules = [ServiceModule(settings, place, closing), *replacements]
+        injector = Injector(modules, auto_bind=False)
+        yield injector.get(Parts)

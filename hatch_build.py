@@ -1,0 +1,28 @@
+"""Ship domain/, adapters/ and entrypoints/ as chatport.domain, .adapters and .entrypoints."""
+
+from pathlib import Path
+from typing import Any
+
+from hatchling.builders.hooks.plugin.interface import BuildHookInterface
+
+LAYERS = ("domain", "adapters", "entrypoints")
+
+
+class LayersHook(BuildHookInterface):  # type: ignore[type-arg]  # the parameter is hatchling's own
+    """Map the layers into the package; an editable install gets links to them instead."""
+
+    def initialize(self, version: str, build_data: dict[str, Any]) -> None:
+        """Add the layers to the wheel."""
+        root = Path(self.root)
+        if version != "editable":
+            build_data["force_include"].update({layer: f"chatport/{layer}" for layer in LAYERS})
+            return
+        links = root / ".links"
+        (links / "chatport").mkdir(parents=True, exist_ok=True)
+        for layer in LAYERS:
+            link = links / "chatport" / layer
+            if not link.is_symlink():
+                link.symlink_to(Path("..", "..", layer), target_is_directory=True)
+        pth = links / "chatport.pth"
+        pth.write_text(f"{links}\n")
+        build_data["force_include_editable"][str(pth)] = "chatport.pth"
