@@ -147,7 +147,8 @@ def _deltas(response: httpx2.Response) -> Iterator[Delta]:
         request_id = response.headers.get("x-request-id")
         if not response.headers.get("content-type", "").startswith("text/event-stream"):
             raise UpstreamInvalidResponse(upstream_status=200, upstream_request_id=request_id)
-        yield Delta(upstream_request_id=request_id)
+        if request_id:
+            yield Delta(upstream_request_id=request_id)
         decoder, done = SSEDecoder(), False
         for piece in _pieces(response):
             if not piece and done:

@@ -1,5 +1,6 @@
 """What SQLite reports, translated to the domain's errors; the only place that knows both."""
 
+import errno
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -37,11 +38,17 @@ def translated() -> Iterator[None]:
         yield
     except peewee.PeeweeException as error:
         raise translate(error) from None
+    except OSError as error:
+        name = errno.errorcode.get(error.errno or 0, type(error).__name__)
+        logger.error("storage fault %s: %s", StorageReadOnly.code, name)  # noqa: TRY400  # the traceback says no more
+        raise StorageReadOnly from None
 
 
 def translate(error: peewee.PeeweeException) -> StorageUnavailable:
     """Return the domain's error for one of peewee's, which keeps the driver's in `orig`."""
-    original = getattr(error, "orig", None)
+    original: object = error
+    while hasattr(original, "orig"):  # twice around an error while connecting
+        original = original.orig
     name = str(getattr(original, "sqlite_errorname", ""))
     matches = [known for known in BY_NAME if name.startswith(known)]
     kind = BY_NAME[max(matches, key=len)] if matches else StorageUnavailable

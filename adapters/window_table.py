@@ -9,6 +9,7 @@ import struct
 import tempfile
 import threading
 import time
+import weakref
 from collections.abc import Callable
 from hashlib import blake2b
 from math import floor
@@ -40,7 +41,10 @@ class ProcessLock:
 
     def __init__(self) -> None:
         self._threads = threading.Lock()
-        self._file = tempfile.TemporaryFile() if fcntl else None  # noqa: SIM115  # as long as the lock
+        self._file = None
+        if fcntl:
+            self._file = tempfile.TemporaryFile()  # noqa: SIM115  # lives as long as the lock
+            weakref.finalize(self, self._file.close)
 
     def __enter__(self) -> None:
         self._threads.acquire()

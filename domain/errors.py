@@ -210,7 +210,7 @@ class StorageReadOnly(StorageUnavailable):
     """The database file or its folder may not be written."""
 
     code = "storage_readonly"
-    message = "The database cannot be written; check the permissions of its file and folder."
+    message = "The database cannot be written; check that its folder is there, and the permissions."
 
 
 class StorageCorrupt(StorageUnavailable):

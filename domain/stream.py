@@ -36,6 +36,7 @@ class ChatStream:
         self._finish_reason: str | None = None
         self._usage: Usage | None = None
         self._upstream_request_id: str | None = None
+        self._ended = False
         self._unwritten = 0
         self._written_at = 0.0
         with turn.failing():
@@ -45,6 +46,8 @@ class ChatStream:
         return self
 
     def __next__(self) -> str:
+        if self._ended:
+            raise StopIteration
         try:
             for delta in self._deltas:
                 self._take(delta)
@@ -58,7 +61,7 @@ class ChatStream:
 
     def close(self) -> None:
         """End the stream; if it had not ended by itself, the client left. Idempotent."""
-        self._deltas = iter(())
+        self._ended = True
         try:
             self._upstream.close()
         finally:
@@ -78,10 +81,8 @@ class ChatStream:
             self._unwritten, self._written_at = 0, self._turn.seconds
 
     def _complete(self) -> None:
-        self._deltas = iter(())
+        self._ended = True
         self._upstream.close()
-        if self.reply is not None:
-            return
         if self._finish_reason is None:
             raise UpstreamTruncated
         self.reply = self._turn.complete(
@@ -94,7 +95,7 @@ class ChatStream:
         )
 
     def _abandon(self, error: BaseException) -> None:
-        self._deltas = iter(())
+        self._ended = True
         try:
             self._upstream.close()
         finally:

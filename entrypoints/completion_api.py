@@ -46,7 +46,7 @@ def blueprint(service: ChatService) -> Blueprint:
 
 
 def _streamed(stream: ChatStream) -> Response:
-    answer = Response(_events(stream, g.request_id), mimetype="text/event-stream")
+    answer = Response(_events(stream, g.request_id), content_type="text/event-stream")
     answer.headers.update(sse.HEADERS)
     answer.headers.update(limit_headers(stream.allowance))
     answer.call_on_close(stream.close)

@@ -1,0 +1,431 @@
+"""What PeeweeStore promises beyond the port: durability, cost, faults, and real processes."""
+
+import signal
+import sqlite3
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import peewee
+import pytest
+from playhouse.schema_diff import diff_models
+from pytest_mock import MockerFixture
+
+from chatport.adapters import PeeweeStore
+from chatport.adapters.exchange_table import ExchangeRow, RefusalRow, bound
+from chatport.adapters.group_commit import GroupCommit
+from chatport.domain import Exchange, HistoryBounds, LogQuery, State
+from chatport.domain.errors import (
+    ConversationBusy,
+    StorageBusy,
+    StorageCorrupt,
+    StorageFull,
+    StorageReadOnly,
+    StorageTooNew,
+)
+
+BOUNDS = HistoryBounds()
+NOW = datetime(2026, 11, 23, 12, tzinfo=UTC)
+
+
+def exchange(n: int = 0, user_id: str = "ada", **fields: Any) -> Exchange:
+    started_at = NOW + timedelta(seconds=n)
+    values: dict[str, Any] = {
+        "id": f"{user_id}-{n}",
+        "caller": "anonymous",
+        "user_id": user_id,
+        "route": "test",
+        "model": "model-1",
+        "prompt": f"prompt {n}",
+        "started_at": started_at,
+        "lease_until": started_at + timedelta(hours=1),
+    }
+    return Exchange(**{**values, **fields})
+
+
+def ended(open_exchange: Exchange, reply: str = "reply") -> Exchange:
+    return replace(
+        open_exchange,
+        state=State.COMPLETED,
+        reply=reply,
+        finish_reason="stop",
+        turn_tokens=1,
+        finished_at=open_exchange.started_at + timedelta(seconds=1),
+    )
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "log.db"
+
+
+@pytest.fixture
+def store(path: Path) -> Iterator[PeeweeStore]:
+    with closing(PeeweeStore(path)) as opened:
+        yield opened
+
+
+# Durability
+
+
+def test_every_commit_is_synced_to_the_disk(store: PeeweeStore) -> None:
+    writer = store._opened().writer
+    assert writer.execute_sql("PRAGMA synchronous").fetchone() == (2,)  # FULL
+    assert writer.execute_sql("PRAGMA journal_mode").fetchone() == ("wal",)
+
+
+def test_what_is_begun_and_finished_is_in_the_file_when_the_call_returns(
+    store: PeeweeStore, path: Path
+) -> None:
+    def stored() -> Any:
+        with closing(sqlite3.connect(path)) as other:
+            return other.execute("SELECT state, reply FROM exchange").fetchall()
+
+    store.begin(exchange(), BOUNDS)
+    assert stored() == [("open", "")]
+    store.checkpoint("ada-0", "rep")
+    assert stored() == [("open", "rep")]
+    store.finish(ended(exchange()))
+    assert stored() == [("completed", "reply")]
+
+
+def test_waiting_callers_share_a_commit_and_each_waits_for_its_own(
+    store: PeeweeStore, path: Path, mocker: MockerFixture
+) -> None:
+    file = store._opened()
+    commits = mocker.spy(file.writer, "commit")
+    missing: list[int] = []
+    blocker = sqlite3.connect(path, isolation_level=None)
+    blocker.execute("BEGIN IMMEDIATE")
+
+    def begin(n: int) -> None:
+        store.begin(exchange(n, user_id=f"user-{n}"), BOUNDS)
+        with closing(sqlite3.connect(path)) as other:
+            if not other.execute(
+                "SELECT 1 FROM exchange WHERE user_id = ?", [f"user-{n}"]
+            ).fetchone():
+                missing.append(n)
+
+    threads = [threading.Thread(target=begin, args=(n,)) for n in range(20)]
+    for thread in threads:
+        thread.start()
+    while len(store._commits._waiting) < 19:  # all but the leader, who waits for the blocker
+        pass
+    blocker.execute("COMMIT")
+    blocker.close()
+    for thread in threads:
+        thread.join()
+    assert missing == []
+    assert commits.call_count == 2
+
+
+def run_and_kill(path: Path, script: str) -> None:
+    """Run a script that prints `ready` and then waits, and kill -9 it there."""
+    program = f"""
+import sys, time
+from datetime import UTC, datetime, timedelta
+from chatport.adapters import PeeweeStore
+from chatport.domain import Exchange, HistoryBounds
+now = datetime(2026, 11, 23, 12, tzinfo=UTC)
+store = PeeweeStore({str(path)!r})
+def exchange(user_id):
+    return Exchange(id=user_id, caller="anonymous", user_id=user_id, route="r", model="m",
+        prompt="p", started_at=now, lease_until=now + timedelta(hours=1))
+{script}
+print("ready", flush=True)
+time.sleep(60)
+"""
+    with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"ready\n"
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+
+
+def test_what_a_killed_process_left_open_is_interrupted_at_the_next_start(
+    store: PeeweeStore, path: Path
+) -> None:
+    store.begin(exchange(user_id="alive"), BOUNDS)
+    run_and_kill(path, "store.begin(exchange('dead'), HistoryBounds())")
+    with closing(PeeweeStore(path)) as restarted:
+        assert restarted.recover(NOW) == 1
+    states = {found.user_id: found.state for found in store.search(LogQuery())}
+    assert states == {"alive": State.OPEN, "dead": State.INTERRUPTED}
+    assert len(list(path.parent.glob("*-alive-*"))) == 1
+
+
+def test_what_a_killed_process_left_open_makes_room_for_the_next_turn_at_once(
+    store: PeeweeStore, path: Path
+) -> None:
+    run_and_kill(path, "store.begin(exchange('ada'), HistoryBounds())")
+    assert store.begin(exchange(1), BOUNDS).turns == []
+    found = store.find("ada")
+    assert found is not None
+    assert found.state is State.INTERRUPTED
+
+
+def test_a_turn_of_a_living_process_is_not_taken_for_dead(path: Path, store: PeeweeStore) -> None:
+    store.begin(exchange(0), BOUNDS)
+    with closing(PeeweeStore(path)) as other:
+        assert other.recover(NOW) == 0
+        with pytest.raises(ConversationBusy):
+            other.begin(exchange(1), BOUNDS)
+
+
+def test_without_its_life_sign_an_exchange_counts_as_alive_until_its_lease_ends(
+    store: PeeweeStore, path: Path
+) -> None:
+    store.begin(exchange(0), BOUNDS)
+    for sign in path.parent.glob("*-alive-*"):
+        sign.unlink()
+    with closing(PeeweeStore(path)) as other:
+        assert other.recover(NOW) == 0
+        assert other.recover(NOW + timedelta(hours=2)) == 1
+
+
+# Cost
+
+
+def opcodes(store: PeeweeStore) -> int:
+    """Return how many instructions SQLite executes for a history, a measure without a clock."""
+    file = store._opened()
+    count = 0
+
+    def tick() -> int:
+        nonlocal count
+        count += 1
+        return 0
+
+    file.writer.connection().set_progress_handler(tick, 1)
+    rows = file._run(
+        file._queries.history, {"caller": "c", "user_id": "u-1", "turns": 20}
+    ).fetchall()
+    file.writer.connection().set_progress_handler(None, 0)
+    assert len(rows) == 20
+    return count
+
+
+FILL = """
+WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < :rows)
+INSERT INTO exchange (public_id, caller, user_id, state, route, model, prompt, reply, sanitized,
+    tokens_estimated, turn_tokens, attempts, started_at, finished_at, lease_until, owner)
+SELECT hex(randomblob(16)), 'c', 'u-' || (i % :users), CASE WHEN i % 3 THEN 'completed' ELSE
+    'failed' END, 'r', 'm', 'p', 'r', 0, 0, 1, 1, '2026', '2026', '2026', '' FROM n
+"""
+
+
+def test_a_history_costs_the_same_in_a_large_log_and_in_a_long_conversation(tmp_path: Path) -> None:
+    costs = []
+    for rows, users in [(60, 2), (60_000, 2_000), (60_000, 2)]:
+        with closing(PeeweeStore(tmp_path / f"{rows}-{users}.db")) as store:
+            writer = store._opened().writer
+            writer.connection().execute(FILL, {"rows": rows, "users": users})
+            costs.append(opcodes(store))
+    assert costs[0] == costs[1] == costs[2]
+
+
+def test_a_history_is_read_by_its_index_without_sorting(store: PeeweeStore) -> None:
+    file = store._opened()
+    query = file._queries.history
+    values = query.values({"caller": "c", "user_id": "u", "turns": 20})
+    plan = file.writer.execute_sql(f"EXPLAIN QUERY PLAN {query.sql}", values).fetchall()
+    assert [row[3] for row in plan] == [
+        "SEARCH t1 USING INDEX exchange_history (caller=? AND user_id=?)"
+    ]
+
+
+# Schema
+
+
+def test_models_and_migrations_describe_the_same_tables(store: PeeweeStore) -> None:
+    writer = store._opened().writer
+    models = [bound(model, writer) for model in (ExchangeRow, RefusalRow)]
+    *tables_and_columns, indexes = diff_models(writer, models)
+    assert [list(changes) for changes in tables_and_columns] == [[], [], [], []]
+    names = {index.name for index in indexes}
+    assert names == {"exchange_conversation", "exchange_history", "exchange_open"}
+
+
+def test_many_processes_may_open_a_new_file_at_once(path: Path) -> None:
+    program = f"from chatport.adapters import PeeweeStore; PeeweeStore({str(path)!r}).check()"
+    processes = [subprocess.Popen([sys.executable, "-c", program]) for _ in range(4)]
+    assert [process.wait() for process in processes] == [0, 0, 0, 0]
+
+
+def test_a_file_of_a_newer_version_is_refused_and_left_as_it_is(path: Path) -> None:
+    with closing(PeeweeStore(path)) as store:
+        store.check()
+    with closing(sqlite3.connect(path)) as newer:
+        newer.execute("INSERT INTO schema_migration VALUES (99, '0099_later', '2027-01-01')")
+        newer.commit()
+    before = path.read_bytes()
+    with closing(PeeweeStore(path)) as store, pytest.raises(StorageTooNew):
+        store.check()
+    assert path.read_bytes() == before
+
+
+def test_two_stores_with_two_files_live_in_one_process(tmp_path: Path) -> None:
+    with (
+        closing(PeeweeStore(tmp_path / "1.db")) as one,
+        closing(PeeweeStore(tmp_path / "2.db")) as two,
+    ):
+        one.begin(exchange(1), BOUNDS)
+        two.begin(exchange(2), BOUNDS)
+        assert [found.id for found in one.search(LogQuery())] == ["ada-1"]
+        assert [found.id for found in two.search(LogQuery())] == ["ada-2"]
+
+
+def test_only_the_owner_may_read_the_file(store: PeeweeStore, path: Path) -> None:
+    store.check()
+    assert path.stat().st_mode & 0o777 == 0o600
+
+
+# Erasure
+
+
+def test_erased_text_is_nowhere_in_the_files(store: PeeweeStore, path: Path) -> None:
+    secret = "xylophone-4711"
+    for n in range(50):
+        user = "ada" if n % 2 else "bob"
+        spoken = exchange(n, user_id=user, prompt=f"{secret} {n}" if user == "ada" else "kept")
+        store.begin(spoken, BOUNDS)
+        store.finish(ended(spoken, secret if user == "ada" else "kept"))
+    assert len(store.search(LogQuery(text="xylophone"))) == 25
+    assert store.erase("anonymous", "ada") == 25
+    assert store.search(LogQuery(text="xylophone")) == []
+    assert len(store.search(LogQuery(text="kept"))) == 25
+    for file in path.parent.iterdir():
+        assert b"xylophone" not in file.read_bytes(), file.name
+
+
+# Faults
+
+
+def test_a_full_database_says_so_keeps_reading_and_recovers(store: PeeweeStore) -> None:
+    store.begin(exchange(0), BOUNDS)
+    writer = store._opened().writer
+    [pages] = writer.execute_sql("PRAGMA page_count").fetchone()
+    writer.execute_sql(f"PRAGMA max_page_count = {pages}")
+    with pytest.raises(StorageFull):
+        store.begin(exchange(1, user_id="bob", prompt="x" * 90_000), BOUNDS)
+    assert [found.id for found in store.search(LogQuery())] == ["ada-0"]
+    writer.execute_sql("PRAGMA max_page_count = 100000")
+    store.begin(exchange(1, user_id="bob", prompt="x" * 90_000), BOUNDS)
+
+
+def test_a_locked_database_is_waited_for_and_then_busy(
+    store: PeeweeStore, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("chatport.adapters.group_commit.BUSY_SECONDS", 0.05)
+    store.check()
+    with closing(sqlite3.connect(path, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        with pytest.raises(StorageBusy) as busy:
+            store.begin(exchange(), BOUNDS)
+        assert busy.value.retry_after_seconds == 1.0
+        other.execute("ROLLBACK")
+    store.begin(exchange(), BOUNDS)
+
+
+def test_a_file_that_is_no_database_is_refused_and_left_as_it_is(path: Path) -> None:
+    path.write_bytes(b"not a database, but somebody's only copy of something " * 100)
+    before = path.read_bytes()
+    with closing(PeeweeStore(path)) as store, pytest.raises(StorageCorrupt):
+        store.check()
+    assert path.read_bytes() == before
+
+
+def test_a_folder_that_does_not_exist_is_named_as_the_problem(tmp_path: Path) -> None:
+    with (
+        closing(PeeweeStore(tmp_path / "missing" / "log.db")) as store,
+        pytest.raises(StorageReadOnly),
+    ):
+        store.check()
+
+
+def test_a_read_only_database_says_so(store: PeeweeStore) -> None:
+    store.check()
+    store._opened().writer.execute_sql("PRAGMA query_only = ON")
+    with pytest.raises(StorageReadOnly):
+        store.begin(exchange(), BOUNDS)
+
+
+# Group commit
+
+
+@pytest.fixture
+def database(tmp_path: Path) -> Iterator[peewee.SqliteDatabase]:
+    database = peewee.SqliteDatabase(
+        str(tmp_path / "any.db"), timeout=0, thread_safe=False, check_same_thread=False
+    )
+    database.execute_sql("CREATE TABLE t (x UNIQUE)")
+    yield database
+    database.close()
+
+
+def test_one_callers_fault_is_not_the_others(database: peewee.SqliteDatabase) -> None:
+    first_is_in, go = threading.Event(), threading.Event()
+
+    def hold(commit: Any) -> None:
+        first_is_in.set()
+        go.wait()
+        commit()
+
+    commits = GroupCommit(database, hold)
+    outcomes: dict[int, object] = {}
+
+    def insert(n: int, value: str) -> None:
+        try:
+            commits.run(lambda: database.execute_sql(f"INSERT INTO t VALUES ({value})"))
+            outcomes[n] = "kept"
+        except Exception as error:  # noqa: BLE001  # recorded
+            outcomes[n] = type(error)
+
+    values = ["1", "2", "nonsense(", "3", "4"]
+    threads = [threading.Thread(target=insert, args=pair) for pair in enumerate(values)]
+    threads[0].start()
+    first_is_in.wait()
+    for thread in threads[1:]:
+        thread.start()
+    while len(commits._waiting) < 4:
+        pass
+    go.set()
+    for thread in threads:
+        thread.join()
+    kept = dict.fromkeys((0, 1, 3, 4), "kept")
+    assert outcomes == {**kept, 2: peewee.OperationalError}
+    assert database.execute_sql("SELECT count(*) FROM t").fetchone() == (4,)
+
+
+def test_a_work_that_refuses_takes_nobody_with_it(database: peewee.SqliteDatabase) -> None:
+    commits = GroupCommit(database)
+
+    def refuse() -> None:
+        raise ConversationBusy
+
+    with pytest.raises(ConversationBusy):
+        commits.run(refuse)
+    assert commits.run(lambda: 7) == 7
+
+
+def test_an_interrupted_commit_frees_the_lock_for_the_next(
+    database: peewee.SqliteDatabase,
+) -> None:
+    interrupts = [KeyboardInterrupt()]
+
+    def offload(commit: Any) -> None:
+        if interrupts:
+            raise interrupts.pop()
+        commit()
+
+    commits = GroupCommit(database, offload)
+    with pytest.raises(KeyboardInterrupt):
+        commits.run(lambda: database.execute_sql("INSERT INTO t VALUES (1)"))
+    commits.run(lambda: database.execute_sql("INSERT INTO t VALUES (2)"))
+    assert database.execute_sql("SELECT x FROM t").fetchall() == [(2,)]
