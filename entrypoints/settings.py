@@ -183,6 +183,14 @@ def load_environment(environment: Mapping[str, str], dotenv: Path) -> dict[str, 
     return {**in_file, **environment}
 
 
+def describe() -> list[tuple[str, str, str]]:
+    """Return name, default and meaning of every setting: the README's table."""
+    return [
+        (each.metadata["name"], each.metadata["default"], each.metadata["meaning"])
+        for each in fields(Settings)
+    ]
+
+
 def printable(environment: Mapping[str, str]) -> list[tuple[str, str]]:
     """Return each setting's name and value, as text that may be shown to anybody."""
     shown = []

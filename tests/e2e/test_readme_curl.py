@@ -1,0 +1,49 @@
+"""The README's curl lines, word for word but for the port."""
+
+import http.client
+import json
+import re
+import shlex
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+README = (Path(__file__).parent.parent.parent / "README.md").read_text()
+CURLS = re.findall(r"^curl .*$", README, re.MULTILINE)
+
+
+def perform(line: str, port: int) -> str:
+    """Do what curl would do with the options that the README uses."""
+    words = shlex.split(line.replace(":8000/", f":{port}/"))[1:]
+    method, body, headers, path = "GET", None, {}, ""
+    while words:
+        word = words.pop(0)
+        if word == "-H":
+            name, value = words.pop(0).split(": ")
+            headers[name] = value
+        elif word == "-d":
+            method, body = "POST", words.pop(0)
+        elif word == "-X":
+            method = words.pop(0)
+        elif word != "-N":
+            path = word.split(f":{port}", 1)[1]
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
+    connection.request(method, path, body, headers)
+    answer = connection.getresponse().read().decode()
+    connection.close()
+    return answer
+
+
+def test_the_curl_lines_work_one_after_the_other(serve: Callable[..., Any]) -> None:
+    service = serve("--offline", OPENAI_API_KEY="")
+    first, second, streamed, conversation, erased = [perform(c, service.port) for c in CURLS]
+    assert json.loads(first) == {"user_id": "ada", "completion": "You said: My name is Ada."}
+    assert json.loads(second)["completion"] == (
+        "You said: What is my name?\nBefore that you said: My name is Ada.\nEarlier turns: 1"
+    )
+    assert streamed.startswith('event: delta\ndata: {"text": "You"}\n\n')
+    assert "event: done\n" in streamed
+    states = [exchange["state"] for exchange in json.loads(conversation)["exchanges"]]
+    assert states == ["completed", "completed", "completed"]
+    assert json.loads(erased) == {"user_id": "ada", "erased": 3}
+    assert "OFFLINE" in service.log.read_text()
