@@ -39,39 +39,6 @@ from typing import TYPE_CHECKING, ClassVar
 if TYPE_CHECKING:
     from .model import Allowance
 
-__all__ = [
-    "CallerError",
-    "ChatportError",
-    "ContentFiltered",
-    "ContextLengthExceeded",
-    "ConversationBusy",
-    "ExchangeLost",
-    "InvalidField",
-    "InvalidUnicode",
-    "InvalidUserId",
-    "OperatorError",
-    "RateLimited",
-    "StorageBusy",
-    "StorageCorrupt",
-    "StorageFull",
-    "StorageReadOnly",
-    "StorageTooNew",
-    "StorageUnavailable",
-    "UpstreamAuthFailed",
-    "UpstreamDisconnected",
-    "UpstreamError",
-    "UpstreamInvalidResponse",
-    "UpstreamModelUnavailable",
-    "UpstreamOverloaded",
-    "UpstreamQuotaExhausted",
-    "UpstreamRateLimited",
-    "UpstreamRejected",
-    "UpstreamTimeout",
-    "UpstreamTruncated",
-    "UpstreamUnreachable",
-]
-
-
 BUSY_RETRY_SECONDS = 1.0
 """OpenAI's SDKs try twice more, so a turn that ends within two seconds is waited for."""
 
