@@ -21,6 +21,9 @@ from .sse import SSEDecoder
 from .upstream_faults import translated
 from .upstream_transport import TransportLimits, UpstreamTransport
 
+MAX_TOKENS = 2**31
+"""What an integer column of every database holds; larger counts are a provider's mistake."""
+
 OPENAI_URL = "https://api.openai.com/v1"
 
 
@@ -205,6 +208,6 @@ def _usage(usage: Any) -> Usage | None:
     if not isinstance(usage, dict):
         return None
     counts = usage.get("prompt_tokens"), usage.get("completion_tokens")
-    if not all(type(count) is int and count >= 0 for count in counts):
+    if not all(type(count) is int and 0 <= count < MAX_TOKENS for count in counts):
         return None
     return Usage(prompt_tokens=counts[0], completion_tokens=counts[1])  # type: ignore[arg-type]  # the line above has checked them

@@ -18,6 +18,9 @@ from .model import (
 )
 from .ports import Clock, ConversationStore
 
+MAX_LABEL = 128
+"""Characters. OpenAI's request ids have 36, its finish reasons up to 14."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reply:
@@ -86,10 +89,10 @@ class Turn:
             State.COMPLETED,
             text,
             usage,
-            finish_reason=completion.finish_reason,
+            finish_reason=_label(completion.finish_reason),
             sanitized=text != completion.text,
             turn_tokens=self._turn_tokens(usage),
-            upstream_request_id=completion.upstream_request_id,
+            upstream_request_id=_label(completion.upstream_request_id),
         )
         return Reply(
             exchange_id=self._exchange.id,
@@ -117,7 +120,7 @@ class Turn:
             sanitized=text != partial,
             error_code=facts.code if state is State.FAILED else "server_shutdown",
             upstream_status=facts.upstream_status,
-            upstream_request_id=facts.upstream_request_id,
+            upstream_request_id=_label(facts.upstream_request_id),
         )
 
     def cancel(self, partial: str = "", usage: Usage | None = None) -> None:
@@ -162,6 +165,11 @@ class Turn:
 
 def _size(call: CompletionRequest) -> int:
     return sum(utf8_size(message.text) for message in call.messages)
+
+
+def _label(text: str | None) -> str | None:
+    """Return a word of the provider's as it can be stored: not longer than it needs to be."""
+    return None if text is None else storable(text)[:MAX_LABEL]
 
 
 def storable(text: str) -> str:

@@ -4,10 +4,9 @@ import json
 import logging
 import sys
 import time
-from collections.abc import Callable
 from datetime import UTC, datetime
 
-from flask import g, request
+from flask import Request
 
 logger = logging.getLogger("chatport.access")
 
@@ -41,20 +40,32 @@ def configure_logging() -> None:
         logging.getLogger(name).setLevel(logging.WARNING)
 
 
-def log_request(status: int) -> Callable[[], None]:
-    """Return what logs the present request once its answer is finished."""
-    fields = {
-        "request_id": g.request_id,
-        "method": request.method,
-        "route": request.url_rule.rule if request.url_rule else None,
-        "status": status,
-        "bytes_in": request.content_length or 0,
-    }
-    outcome = g._get_current_object()  # noqa: SLF001  # the object itself outlives the request
+class AccessLine:
+    """The line of one request; it is written when the answer is finished, also a streamed one.
 
-    def log() -> None:
-        milliseconds = round((time.monotonic() - outcome.started) * 1000, 1)
-        fields.update(code=outcome.error_code, duration_ms=milliseconds)
+    Attributes:
+        request_id: The id of the request, and of its exchange.
+        code: What went wrong, if something did.
+    """
+
+    def __init__(self, request_id: str) -> None:
+        self.request_id = request_id
+        self.code: str | None = None
+        self._started = time.monotonic()
+        self._facts: dict[str, object] = {}
+
+    def describe(self, request: Request, status: int) -> None:
+        """Take what is known when the answer begins."""
+        self._facts = {
+            "method": request.method,
+            "route": request.url_rule.rule if request.url_rule else None,
+            "status": status,
+            "bytes_in": request.content_length or 0,
+        }
+
+    def write(self) -> None:
+        """Write the line."""
+        milliseconds = round((time.monotonic() - self._started) * 1000, 1)
+        end = {"code": self.code, "duration_ms": milliseconds}
+        fields = {"request_id": self.request_id, **self._facts, **end}
         logger.info("request", extra={"fields": fields})
-
-    return log

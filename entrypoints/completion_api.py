@@ -10,6 +10,7 @@ from chatport.domain.model import ChatRequest
 from chatport.domain.stream import ChatStream
 
 from . import sse
+from .access_log import AccessLine
 from .faults import fault_of, seed_body
 from .limit_headers import limit_headers
 from .request_body import field, json_object
@@ -30,7 +31,7 @@ def blueprint(service: ChatService) -> Blueprint:
             prompt=field(body, "prompt", str),
             user_id=field(body, "user_id", str),
             route=PATH,
-            request_id=g.request_id,
+            request_id=g.line.request_id,
         )
         if field(body, "stream", bool, default=False):
             return _streamed(service.stream(chat))
@@ -46,14 +47,14 @@ def blueprint(service: ChatService) -> Blueprint:
 
 
 def _streamed(stream: ChatStream) -> Response:
-    answer = Response(_events(stream, g.request_id), content_type="text/event-stream")
+    answer = Response(_events(stream, g.line), content_type="text/event-stream")
     answer.headers.update(sse.HEADERS)
     answer.headers.update(limit_headers(stream.allowance))
     answer.call_on_close(stream.close)
     return answer
 
 
-def _events(stream: ChatStream, request_id: str) -> Iterator[bytes]:
+def _events(stream: ChatStream, line: AccessLine) -> Iterator[bytes]:
     """Yield the stream's events; the last is `done` or `error`."""
     try:
         for text in stream:
@@ -62,4 +63,6 @@ def _events(stream: ChatStream, request_id: str) -> Iterator[bytes]:
         assert reply is not None, "a stream that ends has its reply"
         yield sse.event("done", {"user_id": reply.user_id, "completion": reply.text})
     except Exception as error:  # noqa: BLE001  # after `200 OK`, this event is the only answer left
-        yield sse.event("error", seed_body(fault_of(error), request_id))
+        fault = fault_of(error)
+        line.code = fault.code
+        yield sse.event("error", seed_body(fault, line.request_id))

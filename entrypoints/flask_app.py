@@ -1,7 +1,6 @@
 """The Flask application: what is the same for every route."""
 
 import secrets
-import time
 from collections.abc import Callable
 
 from flask import Flask, Response, g, json, request
@@ -11,7 +10,7 @@ from chatport.domain.chat import ChatService
 from chatport.domain.errors import ChatportError
 
 from . import completion_api, conversations_api, ops_api
-from .access_log import log_request
+from .access_log import AccessLine
 from .faults import Fault, fault_of, openai_body, seed_body
 from .limit_headers import limit_headers
 
@@ -54,22 +53,21 @@ def create_app(service: ChatService, ready: Callable[[], dict[str, str]]) -> Fla
 
 
 def _begin() -> None:
-    g.request_id = secrets.token_hex(16)
-    g.started = time.monotonic()
-    g.error_code = None
+    g.line = AccessLine(secrets.token_hex(16))
 
 
 def _finish(response: Response) -> Response:
     for name, value in HEADERS.items():
         response.headers.setdefault(name, value)
-    response.headers["X-Request-Id"] = g.request_id
-    response.call_on_close(log_request(response.status_code))
+    response.headers["X-Request-Id"] = g.line.request_id
+    g.line.describe(request, response.status_code)
+    response.call_on_close(g.line.write)
     return response
 
 
 def _answer_error(error: Exception) -> Response:
     fault = fault_of(error)
-    g.error_code = fault.code
+    g.line.code = fault.code
     body = json.dumps(_body(fault)) + "\n"
     response = Response(body, status=fault.status, mimetype="application/json")
     response.headers.update(fault.headers)
@@ -80,5 +78,5 @@ def _answer_error(error: Exception) -> Response:
 
 def _body(fault: Fault) -> dict[str, object]:
     if request.path == completion_api.PATH:
-        return seed_body(fault, g.request_id)
+        return seed_body(fault, g.line.request_id)
     return openai_body(fault)

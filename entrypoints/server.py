@@ -116,6 +116,7 @@ def _serve_with_gunicorn(settings: Settings, serving: Serving) -> None:
     from .gevent_worker import Server  # noqa: PLC0415
     from .wiring import Place, assembled  # noqa: PLC0415
 
+    _allow_connections()
     place = Place(offline=serving.offline, table=WindowTable(), offload=_offload)
     with assembled(settings, place) as parts:
         parts.store.recover(datetime.now(UTC))
@@ -131,6 +132,17 @@ def _serve_with_gunicorn(settings: Settings, serving: Serving) -> None:
             "control_socket_disable": True,
         }
         Server(create_app(parts.service, parts.ready), options).run()
+
+
+def _allow_connections() -> None:
+    """Raise the limit of open files: a call needs two, one to the client and one upstream."""
+    import resource  # noqa: PLC0415  # not on Windows
+
+    wanted = 2 * CONNECTIONS_PER_WORKER + 1000
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft < wanted:
+        allowed = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
 
 
 def default_workers() -> int:

@@ -19,6 +19,9 @@ LEASE_MARGIN_SECONDS = 30.0
 """Two waits of 5 s for the database, and spare; see `LEASE_SECONDS` of the domain."""
 
 
+OFFLINE_MODEL = "offline"
+"""Stored with echoes, so that nobody takes them for a model's answers."""
+
 OFFLINE = "OFFLINE: answers only repeat the prompt"
 
 
@@ -142,7 +145,7 @@ class ServiceModule(Module):
             limiter=limiter,
             clock=clock,
             new_id=random_id,
-            model=self._settings.model,
+            model=OFFLINE_MODEL if self._place.offline else self._settings.model,
             system_prompt=self._settings.system_prompt,
             history=HistoryBounds(tokens=self._settings.history_tokens),
             max_prompt_bytes=self._settings.max_prompt_bytes,

@@ -284,3 +284,13 @@ def test_a_conversation_is_read_and_erased_by_its_user_id(make_service: MakeServ
         service.erase("anonymous", "")
     assert service.erase("anonymous", "ada") == 2
     assert service.conversation("anonymous", "ada") == []
+
+
+def test_words_of_the_provider_are_stored_clean_and_not_longer_than_needed(
+    make_service: MakeService, store: MemoryStore
+) -> None:
+    script = Script(chunks=("x",), finish_reason="s\x00" * 99, upstream_request_id="r\ud800" * 99)
+    ask(make_service(ScriptedGateway(script)))
+    [exchange] = log(store)
+    assert exchange.finish_reason == "s�" * 64
+    assert exchange.upstream_request_id == "r�" * 64
