@@ -24,6 +24,8 @@ from .upstream_transport import TransportLimits, UpstreamTransport
 MAX_TOKENS = 2**31
 """What an integer column of every database holds; larger counts are a provider's mistake."""
 
+HEARTBEAT = Delta()
+
 OPENAI_URL = "https://api.openai.com/v1"
 
 
@@ -141,27 +143,39 @@ def _completion(answer: Any, request_id: str | None) -> Completion:
 
 
 def _deltas(response: httpx2.Response) -> Iterator[Delta]:
-    """Yield the pieces of a streamed answer.
-
-    Reads on past `[DONE]` to the end of the body, so that the connection can be used again; but
-    does not wait there for a provider that says no more.
-    """
+    """Yield the pieces of a streamed answer; without a text, if only an empty one, it is none."""
     with translated():
         request_id = response.headers.get("x-request-id")
         if not response.headers.get("content-type", "").startswith("text/event-stream"):
             raise UpstreamInvalidResponse(upstream_status=200, upstream_request_id=request_id)
         if request_id:
             yield Delta(upstream_request_id=request_id)
-        decoder, done = SSEDecoder(), False
-        for piece in _pieces(response):
-            if not piece and done:
-                return
-            if not piece:
-                yield Delta()
-            for payload in decoder.feed(piece):
-                done = done or payload == b"[DONE]"
-                if not done and (delta := _delta(json.loads(payload))):
-                    yield delta
+        said = False
+        for chunk in _chunks(response):
+            delta = _delta(chunk) if chunk is not None else HEARTBEAT
+            said = said or _says_something(chunk)
+            if delta.finish_reason and not said:
+                raise UpstreamInvalidResponse(upstream_request_id=request_id)
+            if chunk is None or delta != HEARTBEAT:
+                yield delta
+
+
+def _chunks(response: httpx2.Response) -> Iterator[Any]:
+    """Yield the JSON of each event, and None after each heartbeat of silence.
+
+    Reads on past `[DONE]` to the end of the body, so that the connection can be used again; but
+    does not wait there for a provider that says no more.
+    """
+    decoder, done = SSEDecoder(), False
+    for piece in _pieces(response):
+        if not piece and done:
+            return
+        if not piece:
+            yield None
+        for payload in decoder.feed(piece):
+            done = done or payload == b"[DONE]"
+            if not done and (chunk := json.loads(payload)) is not None:
+                yield chunk
 
 
 def _pieces(response: httpx2.Response) -> Iterator[bytes]:
@@ -171,20 +185,24 @@ def _pieces(response: httpx2.Response) -> Iterator[bytes]:
     yield from response.stream
 
 
-def _delta(chunk: Any) -> Delta | None:
-    if chunk is None:
-        return None
+def _says_something(chunk: Any) -> bool:
+    """Return whether the chunk has a text, if only an empty one; a tool call has none."""
+    choice = _first_choice(chunk) if isinstance(chunk, dict) else None
+    return choice is not None and _text(choice.get("delta")) is not None
+
+
+def _delta(chunk: Any) -> Delta:
     if not isinstance(chunk, dict):
         raise UpstreamInvalidResponse
     if chunk.get("error"):
         raise UpstreamError
     choice = _first_choice(chunk) or {}
-    delta = Delta(
+    finish_reason = choice.get("finish_reason")
+    return Delta(
         text=_text(choice.get("delta")) or "",
-        finish_reason=choice.get("finish_reason"),
+        finish_reason=finish_reason if isinstance(finish_reason, str) else None,
         usage=_usage(chunk.get("usage")),
     )
-    return delta if delta.text or delta.finish_reason or delta.usage else None
 
 
 def _first_choice(answer: dict[str, Any]) -> dict[str, Any] | None:

@@ -19,6 +19,7 @@ from chatport.domain.errors import (
     UpstreamAuthFailed,
     UpstreamDisconnected,
     UpstreamError,
+    UpstreamHungUp,
     UpstreamInvalidResponse,
     UpstreamModelUnavailable,
     UpstreamOverloaded,
@@ -29,12 +30,15 @@ from chatport.domain.errors import (
     UpstreamUnreachable,
 )
 
+from .upstream_transport import HungUp
+
 logger = logging.getLogger(__name__)
 
 BY_EXCEPTION: tuple[tuple[type[Exception], type[UpstreamError]], ...] = (
     (httpx2.ConnectTimeout, UpstreamUnreachable),
     (httpx2.ConnectError, UpstreamUnreachable),
     (httpx2.TimeoutException, UpstreamTimeout),
+    (HungUp, UpstreamHungUp),
     (httpx2.NetworkError, UpstreamDisconnected),
     (httpx2.RemoteProtocolError, UpstreamInvalidResponse),
     (openai.APITimeoutError, UpstreamTimeout),
@@ -52,6 +56,15 @@ BY_CODE: Mapping[str, type[ChatportError]] = {
 }
 """OpenAI's machine codes that say more than the status: platform.openai.com, "Error codes"."""
 
+BY_WORDS: tuple[tuple[str, type[ChatportError]], ...] = (
+    ("contextwindowexceeded", ContextLengthExceeded),
+    ("maximum context length", ContextLengthExceeded),
+    ("contentpolicyviolation", ContentFiltered),
+    ("content management policy", ContentFiltered),
+    ("exceeded your current quota", UpstreamQuotaExhausted),
+)
+"""Gateways such as LiteLLM send the status as the code, and say the rest in words only."""
+
 BY_STATUS: Mapping[int, type[ChatportError]] = {
     401: UpstreamAuthFailed,
     403: UpstreamAuthFailed,
@@ -67,13 +80,17 @@ BY_STATUS: Mapping[int, type[ChatportError]] = {
 
 @contextmanager
 def translated() -> Iterator[None]:
-    """Turn whatever the block raises into an error of the domain."""
+    """Turn whatever the block raises into an error of the domain, and forget the original."""
     try:
         yield
     except ChatportError:
         raise
     except Exception as error:  # noqa: BLE001  # the process boundary to the provider: anything may come
-        raise translate(error) from None
+        try:
+            raise translate(error) from None
+        except ChatportError as fault:
+            fault.__context__ = None  # `from None` hides the original, but keeps it
+            raise
 
 
 def translate(error: Exception) -> ChatportError:
@@ -91,7 +108,8 @@ def translate(error: Exception) -> ChatportError:
 def _from_status(error: openai.APIStatusError) -> ChatportError:
     status = error.status_code
     kind = BY_STATUS.get(status, UpstreamError if status >= 500 else UpstreamRejected)  # noqa: PLR2004  # RFC 9110: server errors
-    kind = BY_CODE.get(error.code or "", kind)
+    kind = BY_CODE.get(error.code or "", _by_words(error) or kind)
+    logger.warning("upstream fault %s: HTTP status %s", kind.code, status)
     retry_after = None
     if kind in {UpstreamRateLimited, UpstreamOverloaded}:
         retry_after = _retry_after_seconds(error.response.headers)
@@ -102,10 +120,18 @@ def _from_status(error: openai.APIStatusError) -> ChatportError:
     )
 
 
+def _by_words(error: openai.APIStatusError) -> type[ChatportError] | None:
+    """Look for what gateways write instead of a code; only where the caller can be at fault."""
+    if error.status_code not in {400, 429}:
+        return None
+    said = str(error.body).lower()
+    return next((kind for words, kind in BY_WORDS if words in said), None)
+
+
 def _retry_after_seconds(headers: httpx2.Headers) -> float:
-    """Return the provider's own waiting time, at least 1 second; 1 where it names none."""
+    """Return the provider's own waiting time, from 1 second to an hour; 1 where it names none."""
     try:
         seconds = float(headers.get("retry-after", "1"))
     except ValueError:  # a date, which no provider sends
         return 1.0
-    return max(seconds, 1.0) if math.isfinite(seconds) else 1.0
+    return min(max(seconds, 1.0), 3600.0) if math.isfinite(seconds) else 1.0

@@ -20,6 +20,9 @@ READ_BYTES = 65_536
 MAX_HEADER_BYTES = 65_536
 """Also the longest line of a chunked body. The largest headers of known providers are 8 KB."""
 
+MOMENT = 0.001
+"""The shortest wait, in seconds: a timeout of 0 would mean not to wait but to look."""
+
 KEEP_IDLE = 1_000
 """Idle connections to keep: with 2,000 calls in flight on two processes, all of them."""
 
@@ -46,6 +49,10 @@ class TransportLimits:
 
 class ResponseTooLarge(httpx2.RemoteProtocolError):
     """The answer is larger than the byte cap, or compressed although that was declined."""
+
+
+class HungUp(httpx2.NetworkError):
+    """The provider closed the connection between the request and its answer."""
 
 
 class UpstreamTransport(httpx2.BaseTransport):
@@ -223,7 +230,7 @@ class _Connection:
         data = None
         try:
             while (event := self._protocol.next_event()) is h11.NEED_DATA:
-                self._socket.settimeout(self._remaining(self.limits.heartbeat))
+                self._socket.settimeout(self._remaining(self._patience()))
                 data = self._socket.recv(READ_BYTES)
                 self.used_at = time.monotonic()
                 self._protocol.receive_data(data)
@@ -240,11 +247,16 @@ class _Connection:
     def _lost(self) -> NoReturn:
         """Say that the provider closed the connection: before it answered, or while it did."""
         if not self._answered:
-            raise httpx2.ConnectError("closed before the answer")
+            raise HungUp("closed before the answer")
         raise httpx2.ReadError("closed in the middle of the answer")
 
+    def _patience(self) -> float:
+        """Return how long to wait before looking up: a heartbeat, or what is left of silence."""
+        left = self.limits.silence - (time.monotonic() - self.used_at)
+        return min(self.limits.heartbeat, max(left, MOMENT))
+
     def _check_silence(self) -> None:
-        if time.monotonic() - self.used_at > self.limits.silence:
+        if time.monotonic() - self.used_at >= self.limits.silence:
             raise httpx2.ReadTimeout(f"silent for {self.limits.silence} s")
 
     def _remaining(self, at_most: float = float("inf")) -> float:

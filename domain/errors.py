@@ -20,6 +20,7 @@ ChatportError
 └── UpstreamError               upstream_error: the provider failed
     ├── UpstreamTimeout         upstream_timeout
     ├── UpstreamUnreachable     upstream_unreachable
+    │   └── UpstreamHungUp      upstream_unreachable
     ├── UpstreamDisconnected    upstream_disconnected
     ├── UpstreamTruncated       upstream_truncated
     ├── UpstreamInvalidResponse upstream_invalid_response
@@ -215,6 +216,12 @@ class UpstreamUnreachable(UpstreamError):
     message = "The provider of the model cannot be reached."
 
 
+class UpstreamHungUp(UpstreamUnreachable):
+    """The request was sent, and the connection broke before an answer came. It may be billed."""
+
+    message = "The connection to the provider broke before it answered."
+
+
 class UpstreamDisconnected(UpstreamError):
     """The connection broke while the provider was answering."""
 
@@ -247,7 +254,7 @@ class UpstreamModelUnavailable(UpstreamError):
     """The provider does not know the model, or does not offer it to this key."""
 
     code = "upstream_model_unavailable"
-    message = "The provider does not offer the configured model."
+    message = "The provider does not know the configured model, or the address is not its API's."
 
 
 class UpstreamRejected(UpstreamError):

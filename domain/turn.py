@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 from .errors import ChatportError
 from .history import estimated_tokens, utf8_size
@@ -146,6 +146,19 @@ class Turn:
         except ChatportError as error:
             error.allowance = self.allowance
             raise
+        except Exception:
+            self._store.finish(self._defect(finished_at))
+            raise
+
+    def _defect(self, finished_at: datetime) -> Exchange:
+        """Return the exchange without whatever a store could not write: it must not stay open."""
+        return replace(
+            self._exchange,
+            state=State.FAILED,
+            error_code=ChatportError.code,
+            attempts=1,
+            finished_at=finished_at,
+        )
 
     def _partial_usage(self, reply: str) -> Usage | None:
         return self._estimated_usage(reply) if reply else None

@@ -36,6 +36,7 @@ STATUS: dict[type[ChatportError], int] = {
     errors.UpstreamError: 502,
     errors.UpstreamTimeout: 504,
     errors.UpstreamUnreachable: 502,
+    errors.UpstreamHungUp: 502,
     errors.UpstreamDisconnected: 502,
     errors.UpstreamTruncated: 502,
     errors.UpstreamInvalidResponse: 502,
@@ -51,6 +52,7 @@ STATUS: dict[type[ChatportError], int] = {
 NO_RETRY = (
     errors.ExchangeLost,
     errors.UpstreamTimeout,
+    errors.UpstreamHungUp,
     errors.UpstreamDisconnected,
     errors.UpstreamTruncated,
     errors.UpstreamInvalidResponse,

@@ -294,3 +294,19 @@ def test_words_of_the_provider_are_stored_clean_and_not_longer_than_needed(
     [exchange] = log(store)
     assert exchange.finish_reason == "s�" * 64
     assert exchange.upstream_request_id == "r�" * 64
+
+
+class Choosy(MemoryStore):
+    """A store with a defect: it cannot write some outcomes."""
+
+    def finish(self, exchange: Exchange) -> None:
+        if exchange.reply:
+            raise OverflowError
+        super().finish(exchange)
+
+
+def test_a_defect_of_a_store_does_not_leave_the_exchange_open(make_service: MakeService) -> None:
+    choosy = Choosy()
+    with pytest.raises(OverflowError):
+        ask(make_service(ScriptedGateway("one"), store=choosy))
+    assert (log(choosy)[0].state, log(choosy)[0].error_code) == (State.FAILED, "internal_error")
