@@ -1,6 +1,7 @@
 """Durable commits for many callers at once: one transaction, one fsync."""
 
 import threading
+import time
 from collections import deque
 from collections.abc import Callable
 from typing import Any, Generic, TypeVar
@@ -13,6 +14,13 @@ Offload = Callable[[Callable[[], None]], None]
 
 BUSY_SECONDS = 5
 """How long to wait for another process's transaction before the caller is told."""
+
+
+RETRY_SECONDS = 0.001
+"""SQLite's own busy handler sleeps for up to 100 ms, long after the other has finished."""
+
+QUICK_SECONDS = 0.002
+"""A commit that takes less costs less than handing it over: 0.2 ms was measured for each."""
 
 
 def run_here(work: Callable[[], None]) -> None:
@@ -29,7 +37,7 @@ class GroupCommit:
 
     Args:
         database: Used by this object only, and by one thread at a time; its busy timeout is 0.
-        offload: Where waiting for the disk or for another process may happen. The work itself,
+        offload: Where waiting for the disk may happen. The work itself,
             microseconds in memory, stays on the leader's thread: on another, it would wait for
             the interpreter lock after every statement.
     """
@@ -40,6 +48,7 @@ class GroupCommit:
         self._mutex = threading.Lock()
         self._waiting: deque[_Unit[Any]] = deque()
         self._led = False
+        self._last_commit_seconds = 0.0
 
     def run(self, work: Callable[[], T]) -> T:
         """Run `work` inside a transaction, and return its result once that is committed.
@@ -92,7 +101,7 @@ class GroupCommit:
             try:
                 for unit in batch:
                     unit.attempt()
-                self._offload(self._database.commit)
+                self._commit_where_it_is_cheapest(len(batch))
             except BaseException:
                 self._rollback()
                 raise
@@ -104,18 +113,24 @@ class GroupCommit:
             raise
 
     def _begin(self) -> None:
-        """Take the write lock; only if another process has it, leave the thread to wait."""
-        try:
-            self._database.begin("IMMEDIATE")
-        except peewee.OperationalError:
-            self._offload(self._begin_patiently)
+        """Take the write lock, trying again every millisecond while another process has it."""
+        patience = time.monotonic() + BUSY_SECONDS
+        while True:
+            try:
+                return self._database.begin("IMMEDIATE")
+            except peewee.OperationalError:
+                if time.monotonic() > patience:
+                    raise
+            time.sleep(RETRY_SECONDS)
 
-    def _begin_patiently(self) -> None:
-        self._database.timeout = BUSY_SECONDS
-        try:
-            self._database.begin("IMMEDIATE")
-        finally:
-            self._database.timeout = 0
+    def _commit_where_it_is_cheapest(self, callers: int) -> None:
+        """Wait for the disk; hand that over unless it was quick last time and nobody else waits."""
+        began = time.monotonic()
+        if callers == 1 and self._last_commit_seconds < QUICK_SECONDS:
+            self._database.commit()
+        else:
+            self._offload(self._database.commit)
+        self._last_commit_seconds = time.monotonic() - began
 
     def _rollback(self) -> None:
         """Undo the transaction, unless SQLite has done so by itself, as when the disk is full."""

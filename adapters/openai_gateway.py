@@ -6,7 +6,7 @@ Its low-level `post()` keeps authentication, headers and typed errors, and skips
 
 import json
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, cast
 
 import httpx2
@@ -18,8 +18,9 @@ from chatport.domain.model import Completion, CompletionRequest, Delta, Usage
 from chatport.domain.ports import LLMGateway
 
 from .sse import SSEDecoder
+from .upstream_connection import TransportLimits
 from .upstream_faults import translated
-from .upstream_transport import TransportLimits, UpstreamTransport
+from .upstream_transport import UpstreamTransport
 
 MAX_TOKENS = 2**31
 """What an integer column of every database holds; larger counts are a provider's mistake."""
@@ -51,8 +52,7 @@ class OpenAIGateway(LLMGateway):
         """Call the provider and read its whole answer."""
         with translated():
             response = self._post(request, stream=False)
-            answer = json.loads(response.content)
-            return _completion(answer, response.headers.get("x-request-id"))
+            return _completion(_parsed(response.content), response.headers.get("x-request-id"))
 
     @contextmanager
     def stream(self, request: CompletionRequest) -> Iterator[Iterator[Delta]]:
@@ -116,14 +116,24 @@ class _Client(openai.OpenAI):
 
 
 def _encode(request: CompletionRequest, *, stream: bool) -> bytes:
-    body: dict[str, Any] = {
-        "model": request.model,
-        "messages": [{"role": role, "content": text} for role, text in request.messages],
-    }
-    if stream:
-        body["stream"] = True
-        body["stream_options"] = {"include_usage": True}
-    return json.dumps(body, ensure_ascii=False, separators=(",", ":")).encode()
+    """Return the body. Message by message: half the cost of a list of dictionaries."""
+    messages = ",".join(
+        f'{{"role":{_quoted(role)},"content":{_quoted(text)}}}' for role, text in request.messages
+    )
+    options = ',"stream":true,"stream_options":{"include_usage":true}' if stream else ""
+    body = f'{{"model":{_quoted(request.model)},"messages":[{messages}]{options}}}'
+    return body.encode()
+
+
+_quoted = json.JSONEncoder(ensure_ascii=False).encode
+
+
+def _parsed(data: bytes) -> Any:
+    """Return what the JSON says; None, which is no answer either, if it is not JSON."""
+    try:
+        return json.loads(data)
+    except (ValueError, RecursionError):
+        return None
 
 
 def _completion(answer: Any, request_id: str | None) -> Completion:
@@ -143,39 +153,86 @@ def _completion(answer: Any, request_id: str | None) -> Completion:
 
 
 def _deltas(response: httpx2.Response) -> Iterator[Delta]:
-    """Yield the pieces of a streamed answer; without a text, if only an empty one, it is none."""
+    """Yield the pieces of a streamed answer: for all events that arrive together, one piece."""
     with translated():
         request_id = response.headers.get("x-request-id")
         if not response.headers.get("content-type", "").startswith("text/event-stream"):
             raise UpstreamInvalidResponse(upstream_status=200, upstream_request_id=request_id)
         if request_id:
             yield Delta(upstream_request_id=request_id)
-        said = False
-        for chunk in _chunks(response):
-            delta = _delta(chunk) if chunk is not None else HEARTBEAT
-            said = said or _says_something(chunk)
-            if delta.finish_reason and not said:
-                raise UpstreamInvalidResponse(upstream_request_id=request_id)
-            if chunk is None or delta != HEARTBEAT:
-                yield delta
+        answer = _StreamedAnswer()
+        for payloads in _arrivals(response):
+            yield from answer.read(payloads)
 
 
-def _chunks(response: httpx2.Response) -> Iterator[Any]:
-    """Yield the JSON of each event, and None after each heartbeat of silence.
+def _arrivals(response: httpx2.Response) -> Iterator[list[bytes]]:
+    """Yield the data of the events that arrive together; nothing for a silence or a comment.
 
     Reads on past `[DONE]` to the end of the body, so that the connection can be used again; but
     does not wait there for a provider that says no more.
     """
-    decoder, done = SSEDecoder(), False
-    for piece in _pieces(response):
-        if not piece and done:
+    decoder, pieces = SSEDecoder(), _pieces(response)
+    for piece in pieces:
+        payloads = decoder.feed(piece)
+        if b"[DONE]" in payloads:
+            yield payloads[: payloads.index(b"[DONE]")]
+            _read_to_the_end(pieces)
             return
-        if not piece:
-            yield None
-        for payload in decoder.feed(piece):
-            done = done or payload == b"[DONE]"
-            if not done and (chunk := json.loads(payload)) is not None:
-                yield chunk
+        yield payloads
+
+
+class _StreamedAnswer:
+    """Checks and translates the events of one stream."""
+
+    def __init__(self) -> None:
+        self._said_something = False
+
+    def read(self, payloads: list[bytes]) -> Iterator[Delta]:
+        """Yield what the events say together, and then raise if one of them is wrong."""
+        deltas: list[Delta] = []
+        fault: Exception | None = None
+        try:
+            deltas.extend(self._delta(json.loads(payload)) for payload in payloads)
+        except Exception as error:  # noqa: BLE001  # raised below, after what came before it
+            fault = error
+        if len(deltas) == 1:
+            yield deltas[0]
+        elif deltas or fault is None:
+            yield _together(deltas)
+        if fault is not None:
+            raise fault
+
+    def _delta(self, chunk: Any) -> Delta:
+        if chunk is None:
+            return HEARTBEAT
+        if not isinstance(chunk, dict):
+            raise UpstreamInvalidResponse
+        if chunk.get("error"):
+            raise UpstreamError
+        choice = _first_choice(chunk) or {}
+        text, finish_reason = _text(choice.get("delta")), choice.get("finish_reason")
+        self._said_something = self._said_something or text is not None
+        if finish_reason and not self._said_something:
+            raise UpstreamInvalidResponse  # a tool call, which nobody has asked for
+        return Delta(
+            text=text or "",
+            finish_reason=finish_reason if isinstance(finish_reason, str) else None,
+            usage=_usage(chunk.get("usage")),
+        )
+
+
+def _together(deltas: list[Delta]) -> Delta:
+    return Delta(
+        text="".join(delta.text for delta in deltas),
+        finish_reason=next((d.finish_reason for d in deltas if d.finish_reason), None),
+        usage=next((delta.usage for delta in deltas if delta.usage), None),
+    )
+
+
+def _read_to_the_end(pieces: Iterator[bytes]) -> None:
+    """Read the end of the body, if it is all that comes: then the connection can be used again."""
+    with suppress(httpx2.TransportError):
+        next(pieces, None)
 
 
 def _pieces(response: httpx2.Response) -> Iterator[bytes]:
@@ -183,26 +240,6 @@ def _pieces(response: httpx2.Response) -> Iterator[bytes]:
     if not isinstance(response.stream, httpx2.SyncByteStream):
         raise TypeError("the transport is synchronous")
     yield from response.stream
-
-
-def _says_something(chunk: Any) -> bool:
-    """Return whether the chunk has a text, if only an empty one; a tool call has none."""
-    choice = _first_choice(chunk) if isinstance(chunk, dict) else None
-    return choice is not None and _text(choice.get("delta")) is not None
-
-
-def _delta(chunk: Any) -> Delta:
-    if not isinstance(chunk, dict):
-        raise UpstreamInvalidResponse
-    if chunk.get("error"):
-        raise UpstreamError
-    choice = _first_choice(chunk) or {}
-    finish_reason = choice.get("finish_reason")
-    return Delta(
-        text=_text(choice.get("delta")) or "",
-        finish_reason=finish_reason if isinstance(finish_reason, str) else None,
-        usage=_usage(chunk.get("usage")),
-    )
 
 
 def _first_choice(answer: dict[str, Any]) -> dict[str, Any] | None:

@@ -12,15 +12,20 @@ MIGRATIONS = Path(__file__).with_name("migrations")
 
 
 def migrate(database: peewee.Database, path: Path) -> None:
-    """Apply the migrations that the file lacks, one process at a time.
-
-    Raises:
-        StorageTooNew: The file has migrations that this version does not know.
-    """
+    """Apply the migrations that the file lacks, one process at a time."""
     with FileLock(path.with_name(f"{path.name}.lock")):
         runner = Runner(database, str(MIGRATIONS))
-        status = runner.status()
-        if any(migration.path is None for migration in status):
-            raise StorageTooNew
-        if any(migration.applied is None for migration in status):
+        if any(migration.applied is None for migration in runner.status()):
             runner.up()
+
+
+def refuse_newer(path: Path) -> None:
+    """Look at the file as it is, without changing even its journal mode.
+
+    Raises:
+        StorageTooNew: It has migrations that this version does not know.
+    """
+    with peewee.SqliteDatabase(str(path)) as database:
+        status = Runner(database, str(MIGRATIONS)).status()
+    if any(migration.path is None for migration in status):
+        raise StorageTooNew

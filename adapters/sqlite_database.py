@@ -15,7 +15,7 @@ from chatport.domain.model import Exchange, LogQuery, State
 from .exchange_table import Compiled, ExchangeRow, RefusalRow, bound, hole, timestamp, to_row
 from .group_commit import BUSY_SECONDS
 from .life_sign import LifeSign
-from .schema import migrate
+from .schema import migrate, refuse_newer
 from .system import random_id
 
 PRAGMAS = {
@@ -47,6 +47,7 @@ class SqliteFile:
     def __init__(self, path: Path) -> None:
         if not path.exists():
             path.touch(mode=0o600)  # what users say is nobody else's; -wal and -shm follow suit
+        refuse_newer(path)
         self.writer = _database(path)
         self.reader = _database(path)
         migrate(self.writer, path)

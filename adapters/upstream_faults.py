@@ -30,7 +30,7 @@ from chatport.domain.errors import (
     UpstreamUnreachable,
 )
 
-from .upstream_transport import HungUp
+from .upstream_connection import HungUp
 
 logger = logging.getLogger(__name__)
 

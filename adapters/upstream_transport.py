@@ -1,58 +1,20 @@
-"""HTTP/1.1 to the provider, below the SDK: a pool, a deadline, a byte cap and a heartbeat.
+"""HTTP/1.1 to the provider, below the SDK: a pool of connections.
 
 httpx2's own transport walks all its connections at every call (4 ms of CPU with 1,000 of them),
 knows no deadline for a whole call, and cannot say that an answer is silent but alive.
-The protocol itself is h11's work.
 """
 
-import socket
 import ssl
 import time
 from collections import deque
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import NoReturn
 
-import h11
 import httpx2
 
-READ_BYTES = 65_536
-MAX_HEADER_BYTES = 65_536
-"""Also the longest line of a chunked body. The largest headers of known providers are 8 KB."""
-
-MOMENT = 0.001
-"""The shortest wait, in seconds: a timeout of 0 would mean not to wait but to look."""
+from .upstream_connection import Connection, TransportLimits
 
 KEEP_IDLE = 1_000
 """Idle connections to keep: with 2,000 calls in flight on two processes, all of them."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TransportLimits:
-    """Bounds of one call; durations in seconds.
-
-    Attributes:
-        total: From the call to the last byte of the answer.
-        silence: The longest wait for the next byte, also for the first.
-        heartbeat: After this much silence in a body, an empty piece is delivered.
-        idle: How long an unused connection is kept. Servers commonly close theirs after 60 s.
-        body_bytes: The largest answer.
-    """
-
-    total: float = 120.0
-    silence: float = 30.0
-    connect: float = 5.0
-    heartbeat: float = 5.0
-    idle: float = 30.0
-    body_bytes: int = 8_000_000
-
-
-class ResponseTooLarge(httpx2.RemoteProtocolError):
-    """The answer is larger than the byte cap, or compressed although that was declined."""
-
-
-class HungUp(httpx2.NetworkError):
-    """The provider closed the connection between the request and its answer."""
 
 
 class UpstreamTransport(httpx2.BaseTransport):
@@ -64,7 +26,8 @@ class UpstreamTransport(httpx2.BaseTransport):
     def __init__(self, limits: TransportLimits, ssl_context: ssl.SSLContext | None = None) -> None:
         self._limits = limits
         self._ssl_context = ssl_context
-        self._idle: dict[tuple[str, str, int], deque[_Connection]] = {}
+        self._idle: dict[tuple[str, str, int], deque[Connection]] = {}
+        self._closed = False
 
     def handle_request(self, request: httpx2.Request) -> httpx2.Response:
         """Send the request, and return the answer with its body still to be read."""
@@ -81,11 +44,12 @@ class UpstreamTransport(httpx2.BaseTransport):
 
     def close(self) -> None:
         """Close the idle connections. Calls that are under way close their own."""
+        self._closed = True
         for idle in self._idle.values():
             while idle:
                 idle.pop().close()
 
-    def release(self, connection: "_Connection") -> None:
+    def release(self, connection: Connection) -> None:
         """Take back a connection: keep it if its last answer was read to the end."""
         idle = self._idle.setdefault(connection.origin, deque())
         if connection.reusable() and len(idle) < KEEP_IDLE:
@@ -93,8 +57,10 @@ class UpstreamTransport(httpx2.BaseTransport):
         else:
             connection.close()
         self._close_stale(idle)
+        if self._closed:
+            self.close()
 
-    def _connection(self, url: httpx2.URL, deadline: float) -> "_Connection":
+    def _connection(self, url: httpx2.URL, deadline: float) -> Connection:
         origin = (url.scheme, url.host, url.port or {"http": 80, "https": 443}[url.scheme])
         idle = self._idle.get(origin)
         while idle:
@@ -106,7 +72,7 @@ class UpstreamTransport(httpx2.BaseTransport):
                 connection.deadline = deadline
                 return connection
             connection.close()
-        return _Connection(origin, deadline, self._limits, self._tls(url))
+        return Connection(origin, deadline, self._limits, self._tls(url))
 
     def _tls(self, url: httpx2.URL) -> ssl.SSLContext | None:
         if url.scheme == "http":
@@ -115,163 +81,22 @@ class UpstreamTransport(httpx2.BaseTransport):
             self._ssl_context = httpx2.create_ssl_context()
         return self._ssl_context
 
-    def _close_stale(self, idle: "deque[_Connection]") -> None:
+    def _close_stale(self, idle: deque[Connection]) -> None:
         """Close what has been idle for too long; the least recently used stand on the left."""
         oldest = time.monotonic() - self._limits.idle
-        while idle and idle[0].used_at < oldest:
-            try:
+        try:
+            while idle[0].used_at < oldest:
                 idle.popleft().close()
-            except IndexError:  # another thread took it
-                return
-
-
-class _Connection:
-    """One socket and the state of the protocol on it."""
-
-    def __init__(
-        self,
-        origin: tuple[str, str, int],
-        deadline: float,
-        limits: TransportLimits,
-        tls: ssl.SSLContext | None,
-    ) -> None:
-        self.origin = origin
-        self.deadline = deadline
-        self.limits = limits
-        self.used_at = 0.0
-        self._answered = False
-        self._protocol = h11.Connection(h11.CLIENT, max_incomplete_event_size=MAX_HEADER_BYTES)
-        _, host, port = origin
-        timeout = min(limits.connect, self._remaining())
-        try:
-            self._socket = socket.create_connection((host, port), timeout)
-            self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            if tls is not None:
-                self._socket = tls.wrap_socket(self._socket, server_hostname=host)
-        except TimeoutError:
-            raise httpx2.ConnectTimeout("no connection in time") from None
-        except OSError as error:
-            raise httpx2.ConnectError(type(error).__name__) from None
-
-    def send(self, request: httpx2.Request) -> None:
-        """Send the request's head and body."""
-        self._answered = False
-        self.used_at = time.monotonic()
-        head = h11.Request(
-            method=request.method,
-            target=request.url.raw_path,
-            headers=request.headers.raw,
-        )
-        data = self._protocol.send(head) or b""
-        data += self._protocol.send(h11.Data(data=request.read())) or b""
-        data += self._protocol.send(h11.EndOfMessage()) or b""
-        self._socket.settimeout(self._remaining(self.limits.silence))
-        try:
-            self._socket.sendall(data)
-        except TimeoutError:
-            raise httpx2.WriteTimeout("the provider reads too slowly") from None
-        except OSError:
-            return  # it may have answered before it read everything; if not, reading fails too
-
-    def head(self) -> h11.Response:
-        """Wait for the answer's status and headers."""
-        while True:
-            event = self._event()
-            if event is None:
-                self._check_silence()
-            elif isinstance(event, h11.Response):
-                self._answered = True
-                _check_encoding(event)
-                return event
-
-    def body(self) -> Iterator[bytes]:
-        """Yield the answer's body as it arrives; an empty piece after each heartbeat of silence."""
-        size = 0
-        while True:
-            event = self._event()
-            if event is None:
-                self._check_silence()
-                yield b""
-            elif isinstance(event, h11.Data):
-                size += len(event.data)
-                if size > self.limits.body_bytes:
-                    raise ResponseTooLarge(f"more than {self.limits.body_bytes} bytes")
-                yield bytes(event.data)
-            elif isinstance(event, h11.EndOfMessage):
-                return
-
-    def reusable(self) -> bool:
-        """Return whether both sides are done and willing; if so, get ready for the next call."""
-        if self._protocol.our_state is not h11.DONE or self._protocol.their_state is not h11.DONE:
-            return False
-        self._protocol.start_next_cycle()
-        self.used_at = time.monotonic()
-        return True
-
-    def alive(self) -> bool:
-        """Return whether the idle connection can be used: nothing to read, not even its end."""
-        if time.monotonic() - self.used_at > self.limits.idle:
-            return False
-        try:
-            self._socket.settimeout(0.0)
-            self._socket.recv(1)
-        except (BlockingIOError, ssl.SSLWantReadError):
-            return True
-        except OSError:
-            return False
-        return False
-
-    def close(self) -> None:
-        """Close the socket."""
-        self._socket.close()
-
-    def _event(self) -> object:
-        """Return the next h11 event, or None after one heartbeat of silence."""
-        data = None
-        try:
-            while (event := self._protocol.next_event()) is h11.NEED_DATA:
-                self._socket.settimeout(self._remaining(self._patience()))
-                data = self._socket.recv(READ_BYTES)
-                self.used_at = time.monotonic()
-                self._protocol.receive_data(data)
-        except TimeoutError:
-            return None
-        except h11.RemoteProtocolError as error:
-            if data == b"":
-                self._lost()
-            raise httpx2.RemoteProtocolError(type(error).__name__) from None
-        except OSError:
-            self._lost()
-        return event
-
-    def _lost(self) -> NoReturn:
-        """Say that the provider closed the connection: before it answered, or while it did."""
-        if not self._answered:
-            raise HungUp("closed before the answer")
-        raise httpx2.ReadError("closed in the middle of the answer")
-
-    def _patience(self) -> float:
-        """Return how long to wait before looking up: a heartbeat, or what is left of silence."""
-        left = self.limits.silence - (time.monotonic() - self.used_at)
-        return min(self.limits.heartbeat, max(left, MOMENT))
-
-    def _check_silence(self) -> None:
-        if time.monotonic() - self.used_at >= self.limits.silence:
-            raise httpx2.ReadTimeout(f"silent for {self.limits.silence} s")
-
-    def _remaining(self, at_most: float = float("inf")) -> float:
-        remaining = self.deadline - time.monotonic()
-        if remaining <= 0:
-            raise httpx2.ReadTimeout(f"not done within {self.limits.total} s")
-        return min(remaining, at_most)
+        except IndexError:  # there is none, or another thread took the last one
+            return
 
 
 class _Body(httpx2.SyncByteStream):
     """An answer's body. Closing gives the connection back, or closes it if bytes are left."""
 
-    def __init__(self, transport: UpstreamTransport, connection: _Connection) -> None:
+    def __init__(self, transport: UpstreamTransport, connection: Connection) -> None:
         self._transport = transport
-        self._connection: _Connection | None = connection
+        self._connection: Connection | None = connection
 
     def __iter__(self) -> Iterator[bytes]:
         if self._connection is not None:
@@ -281,9 +106,3 @@ class _Body(httpx2.SyncByteStream):
         connection, self._connection = self._connection, None
         if connection is not None:
             self._transport.release(connection)
-
-
-def _check_encoding(head: h11.Response) -> None:
-    for name, value in head.headers:
-        if name == b"content-encoding" and value != b"identity":
-            raise ResponseTooLarge("compressed, though only identity was accepted")

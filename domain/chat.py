@@ -64,6 +64,7 @@ class ChatService:
         self._limiter = limiter
         self._model = model
         self._system = [Message("system", system_prompt)] if system_prompt else []
+        self._system_bytes = utf8_size(system_prompt)
         self._history = history
         self._max_prompt_bytes = max_prompt_bytes
         self._lease = timedelta(seconds=lease_seconds)
@@ -124,6 +125,7 @@ class ChatService:
             exchange,
             self._call(history, request.prompt),
             allowance,
+            context_bytes=self._system_bytes + history.bytes + utf8_size(request.prompt),
             store=self._store,
             clock=self._clock,
         )

@@ -53,6 +53,7 @@ class ChatportError(Exception):
         upstream_status: The HTTP status of the provider's answer, where there was one.
         upstream_request_id: The provider's own id of the call, where it sent one.
         allowance: What is left of the nearest limit; set once the request has met the limiter.
+        may_be_billed: The provider answered, but the answer was not kept: trying again costs.
     """
 
     code: ClassVar[str] = "internal_error"
@@ -73,6 +74,7 @@ class ChatportError(Exception):
         self.upstream_status = upstream_status
         self.upstream_request_id = upstream_request_id
         self.allowance: Allowance | None = None
+        self.may_be_billed = False
 
 
 class CallerError(ChatportError):
@@ -108,8 +110,9 @@ class RateLimited(CallerError):
     code = "rate_limited"
 
     def __init__(self, rule: str, limit: str, retry_after_seconds: float) -> None:
+        wait = max(1, round(retry_after_seconds))
         super().__init__(
-            f"The {rule} limit of {limit} is reached; try again in {retry_after_seconds:.3g} s.",
+            f"The {rule} limit of {limit} is reached; try again in {wait} s.",
             retry_after_seconds=retry_after_seconds,
         )
         self.rule = rule

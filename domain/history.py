@@ -50,11 +50,12 @@ def newest_within(bounds: HistoryBounds, newest_first: Iterable[PastTurn]) -> Hi
     taken: list[PastTurn] = []
     size = tokens = 0
     for turn in newest_first:
-        size += utf8_size(turn.prompt) + utf8_size(turn.reply)
-        tokens += turn.tokens
-        if len(taken) == bounds.turns or size > bounds.bytes or tokens > bounds.tokens:
-            size -= utf8_size(turn.prompt) + utf8_size(turn.reply)
+        _, prompt, reply, turn_tokens = turn
+        turn_size = utf8_size(prompt) + utf8_size(reply)
+        tokens += turn_tokens
+        if len(taken) == bounds.turns or size + turn_size > bounds.bytes or tokens > bounds.tokens:
             break
+        size += turn_size
         taken.append(turn)
     taken.reverse()
     return History(turns=taken, bytes=size)

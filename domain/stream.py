@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, ExitStack
 
-from .errors import UpstreamTruncated
+from .errors import ChatportError, UpstreamTruncated
 from .model import Completion, Delta, Usage
 from .turn import Reply, Turn
 
@@ -65,7 +65,7 @@ class ChatStream:
         try:
             self._upstream.close()
         finally:
-            self._turn.cancel(self._text(), self._usage)
+            self._turn.cancel(self._text(), self._usage, self._upstream_request_id)
 
     def _take(self, delta: Delta) -> None:
         self._finish_reason = delta.finish_reason or self._finish_reason
@@ -96,6 +96,8 @@ class ChatStream:
 
     def _abandon(self, error: BaseException) -> None:
         self._ended = True
+        if isinstance(error, ChatportError):
+            error.upstream_request_id = error.upstream_request_id or self._upstream_request_id
         try:
             self._upstream.close()
         finally:

@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
-from .errors import ChatportError
+from .errors import ChatportError, ExchangeLost
 from .history import estimated_tokens, utf8_size
 from .model import (
     UNSTORABLE,
@@ -42,6 +42,9 @@ class Turn:
     """Settles an exchange that `ConversationStore.begin` has written. For one thread at a time.
 
     The first outcome counts; whatever is reported afterwards changes nothing.
+
+    Args:
+        context_bytes: UTF-8 bytes of all messages of the call.
     """
 
     def __init__(
@@ -50,6 +53,7 @@ class Turn:
         call: CompletionRequest,
         allowance: Allowance | None,
         *,
+        context_bytes: int,
         store: ConversationStore,
         clock: Clock,
     ) -> None:
@@ -57,6 +61,7 @@ class Turn:
         self.user_id = exchange.user_id
         self.allowance = allowance
         self._exchange = exchange
+        self._context_bytes = context_bytes
         self._store = store
         self._clock = clock
         self._started = clock.monotonic()
@@ -111,7 +116,7 @@ class Turn:
         """
         state = State.FAILED if isinstance(error, Exception) else State.INTERRUPTED
         facts = error if isinstance(error, ChatportError) else ChatportError()
-        facts.allowance = self.allowance
+        error.allowance = self.allowance  # type: ignore[attr-defined]  # any exception can carry it
         text = storable(partial)
         self._settle(
             state,
@@ -123,11 +128,15 @@ class Turn:
             upstream_request_id=_label(facts.upstream_request_id),
         )
 
-    def cancel(self, partial: str = "", usage: Usage | None = None) -> None:
+    def cancel(self, partial: str, usage: Usage | None, upstream_request_id: str | None) -> None:
         """Record that the client left before the answer was whole."""
         text = storable(partial)
         self._settle(
-            State.CANCELLED, text, usage or self._estimated_usage(text), sanitized=text != partial
+            State.CANCELLED,
+            text,
+            usage or self._estimated_usage(text),
+            sanitized=text != partial,
+            upstream_request_id=_label(upstream_request_id),
         )
 
     def checkpoint(self, partial: str) -> None:
@@ -144,7 +153,10 @@ class Turn:
         try:
             self._store.finish(closed)
         except ChatportError as error:
+            if isinstance(error, ExchangeLost) and state is not State.COMPLETED:
+                return  # erased meanwhile: there is nothing left that could have an outcome
             error.allowance = self.allowance
+            error.may_be_billed = True
             raise
         except Exception:
             self._store.finish(self._defect(finished_at))
@@ -165,19 +177,15 @@ class Turn:
 
     def _estimated_usage(self, reply: str) -> Usage:
         return Usage(
-            prompt_tokens=estimated_tokens(_size(self.call)),
+            prompt_tokens=estimated_tokens(self._context_bytes),
             completion_tokens=estimated_tokens(utf8_size(reply)),
             estimated=True,
         )
 
     def _turn_tokens(self, usage: Usage) -> int:
         """Return the turn's own tokens: its share, by size, of the prompt, and its reply."""
-        own, whole = utf8_size(self._exchange.prompt), _size(self.call)
-        return -(-usage.prompt_tokens * own // whole) + usage.completion_tokens
-
-
-def _size(call: CompletionRequest) -> int:
-    return sum(utf8_size(message.text) for message in call.messages)
+        own = utf8_size(self._exchange.prompt)
+        return -(-usage.prompt_tokens * own // self._context_bytes) + usage.completion_tokens
 
 
 def _label(text: str | None) -> str | None:

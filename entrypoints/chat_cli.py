@@ -8,7 +8,7 @@ from chatport.domain.chat import ChatService
 from chatport.domain.errors import ChatportError, StorageUnavailable
 from chatport.domain.model import ChatRequest
 
-from .cli_exits import EXIT_SETTINGS, faults_end_the_program, load_settings, stop
+from .cli_exits import EXIT_FAILED, EXIT_SETTINGS, faults_end_the_program, load_settings, stop
 from .terminal import printable_text
 
 
@@ -27,9 +27,12 @@ def chat(user: str, *, offline: bool) -> None:
     if not offline and settings.api_key is None:
         stop(EXIT_SETTINGS, str(MissingKeyError()))
     with faults_end_the_program(), assembled(settings, Place(offline=offline)) as parts:
+        answered = True
         while (prompt := _next_prompt()) is not None:
             if prompt:
-                _answer(parts.service, user, prompt)
+                answered &= _answer(parts.service, user, prompt)
+    if not (answered or sys.stdin.isatty()):
+        sys.exit(EXIT_FAILED)
 
 
 def _next_prompt() -> str | None:
@@ -40,7 +43,7 @@ def _next_prompt() -> str | None:
     return line.strip() if line else None
 
 
-def _answer(service: ChatService, user: str, prompt: str) -> None:
+def _answer(service: ChatService, user: str, prompt: str) -> bool:
     """Print an answer as it comes; what goes wrong is said, and the talk goes on."""
     try:
         stream = service.stream(ChatRequest(prompt=prompt, user_id=user, route="chatport chat"))
@@ -52,7 +55,10 @@ def _answer(service: ChatService, user: str, prompt: str) -> None:
         click.echo()
     except KeyboardInterrupt:
         click.echo("\n(stopped)", err=True)
+        return True
     except StorageUnavailable:
         raise
     except ChatportError as error:
         click.echo(f"chatport: {error}", err=True)
+        return False
+    return True

@@ -21,11 +21,11 @@ EXIT_STORAGE_TOO_NEW = 5
 
 def load_settings(*, show: bool = False) -> Settings:
     """Read the settings, print them if asked to, and end the program if they are wrong."""
-    environment = load_environment(os.environ, Path(".env"))
-    if show:
-        for name, value in printable(environment):
-            click.echo(f"{name}={value}")
     try:
+        environment = load_environment(os.environ, Path(".env"))
+        if show:
+            for name, value in printable(environment):
+                click.echo(f"{name}={value}")
         return Settings.from_mapping(environment)
     except SettingsError as error:
         stop(EXIT_SETTINGS, "\n  ".join(["these settings cannot be used:", *error.problems]))
@@ -42,6 +42,8 @@ def faults_end_the_program() -> Iterator[None]:
         stop(EXIT_STORAGE, str(error))
     except ChatportError as error:
         stop(EXIT_FAILED, str(error))
+    except UnicodeEncodeError:
+        stop(EXIT_FAILED, "an argument holds bytes that are not UTF-8.")
 
 
 def stop(code: int, message: str) -> NoReturn:

@@ -138,7 +138,7 @@ def _of_domain(error: ChatportError) -> Fault:
     status = next(STATUS[kind] for kind in type(error).__mro__ if kind in STATUS)
     field = error.field if isinstance(error, errors.InvalidField) else None
     fault = _fault(status, error.code, str(error), field)
-    if isinstance(error, NO_RETRY):
+    if error.may_be_billed or isinstance(error, NO_RETRY):
         fault.headers["x-should-retry"] = "false"
     elif error.retry_after_seconds is not None:
         seconds = error.retry_after_seconds

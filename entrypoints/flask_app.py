@@ -7,14 +7,12 @@ from flask import Flask, Response, g, json, request
 from flask.json.provider import DefaultJSONProvider
 
 from chatport.domain.chat import ChatService
-from chatport.domain.errors import ChatportError
 
 from . import completion_api, conversations_api, ops_api
 from .access_log import AccessLine
 from .faults import Fault, fault_of, openai_body, seed_body
 from .limit_headers import limit_headers
-
-MAX_BODY_BYTES = 1_000_000
+from .request_body import MAX_BODY_BYTES
 
 HEADERS = {
     "Cache-Control": "no-store",
@@ -71,8 +69,7 @@ def _answer_error(error: Exception) -> Response:
     body = json.dumps(_body(fault)) + "\n"
     response = Response(body, status=fault.status, mimetype="application/json")
     response.headers.update(fault.headers)
-    if isinstance(error, ChatportError):
-        response.headers.update(limit_headers(error.allowance))
+    response.headers.update(limit_headers(getattr(error, "allowance", None)))
     return response
 
 

@@ -81,7 +81,7 @@ def show(exchange_id: str, *, as_json: bool) -> None:
     if exchange is None:
         stop(EXIT_FAILED, f"there is no exchange {exchange_id}.")
     if as_json:
-        click.echo(json.dumps(encode(exchange), ensure_ascii=False))
+        click.echo(json.dumps(encode(exchange)))
         return
     for name, value in encode(exchange).items():
         if value is not None and name not in {"prompt", "reply"}:
@@ -95,6 +95,7 @@ def show(exchange_id: str, *, as_json: bool) -> None:
 def export(output: TextIO, **filters: Any) -> None:
     """Write exchanges as JSON Lines, oldest first, with a progress bar on a terminal."""
     with _store() as store:
+        output.write("")  # empties an older file even if there is nothing to export
         newest = store.search(_query(filters, limit=1))
         last = newest[0].number if newest else 0
         hidden = not sys.stderr.isatty()
@@ -172,16 +173,16 @@ def _all(store: ConversationStore, query: LogQuery, last: int) -> Iterator[Excha
 def _show(exchanges: Sequence[Exchange], *, as_json: bool) -> None:
     if as_json:
         for exchange in exchanges:
-            click.echo(json.dumps(encode(exchange), ensure_ascii=False))
+            click.echo(json.dumps(encode(exchange)))
         return
     if not exchanges:
         click.echo("No exchanges.", err=True)
         return
-    header = ("id", "started (UTC)", "user", "state", "prompt -> reply")
+    header = ("id", "UTC", "user", "state", "prompt -> reply")
     rows = [
         (
             exchange.id,
-            exchange.started_at.strftime("%Y-%m-%d %H:%M:%S"),
+            exchange.started_at.strftime("%m-%d %H:%M:%S"),
             one_line(exchange.user_id, 20),
             exchange.error_code or exchange.state.value,
             f"{one_line(exchange.prompt, 200)} -> {one_line(exchange.reply, 200)}",

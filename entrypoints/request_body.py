@@ -3,9 +3,13 @@
 from typing import Any
 
 from flask import request
+from werkzeug.exceptions import ClientDisconnected, RequestEntityTooLarge
 
 from .faults import BadRequest
 from .strict_json import parse
+
+MAX_BODY_BYTES = 1_000_000
+"""Ten times the longest prompt that is allowed by default."""
 
 
 def json_object(allowed: set[str]) -> dict[str, Any]:
@@ -18,7 +22,7 @@ def json_object(allowed: set[str]) -> dict[str, Any]:
     if request.mimetype != "application/json" or request.content_encoding:
         message = "Send the body as Content-Type: application/json, without Content-Encoding."
         raise BadRequest("unsupported_media_type", message, 415)
-    body = parse(request.get_data(cache=False))
+    body = parse(_read())
     if not isinstance(body, dict):
         raise BadRequest("invalid_json", "The body must be a JSON object.")
     if unknown := sorted(body.keys() - allowed):
@@ -27,6 +31,19 @@ def json_object(allowed: set[str]) -> dict[str, Any]:
         raise BadRequest(
             "unknown_field", message, field=unknown[0] if unknown[0].isascii() else None
         )
+    return body
+
+
+def _read() -> bytes:
+    """Return the body's bytes; of one without a length, no more than may be."""
+    if request.content_length is not None or not request.environ.get("wsgi.input_terminated"):
+        return request.get_data(cache=False)
+    try:
+        body: bytes = request.environ["wsgi.input"].read(MAX_BODY_BYTES + 1)
+    except OSError:
+        raise ClientDisconnected from None
+    if len(body) > MAX_BODY_BYTES:
+        raise RequestEntityTooLarge
     return body
 
 

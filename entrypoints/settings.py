@@ -2,6 +2,7 @@
 
 import difflib
 import math
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -11,6 +12,11 @@ from urllib.parse import urlsplit
 from chatport.domain.chat import MAX_PROMPT_BYTES
 from chatport.domain.history import HistoryBounds
 from chatport.domain.model import Limit
+
+PASSWORD_IN_URL = re.compile("//[^/]*@")
+OURS = "CHATPORT_"
+MAX_DIGITS = 12
+"""More than any count that a setting can mean."""
 
 
 class SettingsError(Exception):
@@ -61,8 +67,12 @@ def _nonempty(value: str) -> str:
 
 
 def _url(value: str) -> str:
-    parts = urlsplit(value)
-    if parts.scheme not in {"http", "https"} or not parts.hostname:
+    try:
+        parts = urlsplit(value)
+        good = parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
+    except ValueError:  # a port out of range, a bracket that is not closed
+        good = False
+    if not good or not value.isprintable() or " " in value:
         raise ValueError("must be a URL such as https://api.openai.com/v1")
     if parts.username or parts.password:
         raise ValueError("must not hold a name or a password")
@@ -94,7 +104,7 @@ def _limit_store(value: str) -> str:
 
 
 def _count(value: str) -> int:
-    if not value.isascii() or not value.isdigit() or int(value) < 1:
+    if not value.isascii() or not value.isdigit() or len(value) > MAX_DIGITS or int(value) < 1:
         raise ValueError("must be a whole number from 1")
     return int(value)
 
@@ -176,10 +186,17 @@ class Settings:
 
 
 def load_environment(environment: Mapping[str, str], dotenv: Path) -> dict[str, str]:
-    """Return the variables of a `.env` file, if it exists, and of the environment, which wins."""
+    """Return the variables of a `.env` file, if it exists, and of the environment, which wins.
+
+    Raises:
+        SettingsError: The file is no text.
+    """
     from dotenv import dotenv_values  # noqa: PLC0415  # 15 ms that `--help` need not pay
 
-    in_file = {name: value or "" for name, value in dotenv_values(dotenv).items()}
+    try:
+        in_file = {name: value or "" for name, value in dotenv_values(dotenv).items()}
+    except UnicodeDecodeError:
+        raise SettingsError([f"{dotenv} is not a text file in UTF-8."]) from None
     return {**in_file, **environment}
 
 
@@ -197,17 +214,19 @@ def printable(environment: Mapping[str, str]) -> list[tuple[str, str]]:
     for each in fields(Settings):
         name = each.metadata["name"]
         value = environment.get(name, each.metadata["default"])
-        secret = each.metadata["parse"] is _secret
-        shown.append((name, ("***" if value else "") if secret else value))
+        if each.metadata["parse"] is _secret:
+            value = "***" if value else ""
+        shown.append((name, PASSWORD_IN_URL.sub("//***@", value)))
     return shown
 
 
 def _unknown_names(environment: Mapping[str, str]) -> list[str]:
     known = [each.metadata["name"] for each in fields(Settings)]
-    problems = []
-    for name in sorted(environment):
-        if name.startswith("CHATPORT_") and name not in known:
-            close = difflib.get_close_matches(name, known, n=1)
-            hint = f"; did you mean {close[0]}?" if close else "."
-            problems.append(f"{name} is not a setting of chatport{hint}")
-    return problems
+    unknown = [name for name in environment if name.startswith(OURS) and name not in known]
+    return [f"{name} is not a setting of chatport{_hint(name, known)}" for name in sorted(unknown)]
+
+
+def _hint(name: str, known: list[str]) -> str:
+    words = [each.removeprefix(OURS) for each in known if each.startswith(OURS)]
+    close = difflib.get_close_matches(name.removeprefix(OURS).upper(), words, n=1)
+    return f"; did you mean {OURS}{close[0]}?" if close else "."

@@ -5,14 +5,16 @@ no database holds, and 100,000 brackets until the interpreter gives up.
 """
 
 import json
-from collections.abc import Sequence
 from typing import Any, NoReturn
 
 MAX_DEPTH = 32
 """Nobody nests deeper by intention; RFC 8259, section 9, allows a limit."""
 
-MAX_INTEGER = 2**63 - 1
+INTEGERS = range(-(2**63), 2**63)
 """What SQLite and PostgreSQL can keep."""
+
+MAX_DIGITS = 20
+"""Of a 64-bit integer with its sign; longer ones cost quadratic time to parse."""
 
 
 class InvalidJSON(ValueError):
@@ -46,24 +48,26 @@ def parse(body: bytes) -> Any:
         raise _too_deep() from None
     except json.JSONDecodeError as error:
         where = f"line {error.lineno}, column {error.colno}"
-        raise InvalidJSON(f"The body is not valid JSON: {error.msg} at {where}.") from None
+        raise InvalidJSON(
+            f"The body is not valid JSON: {error.msg.removesuffix(' at')} at {where}."
+        ) from None
     _check_depth(value)
     return value
 
 
 def _check_depth(value: Any) -> None:
-    level = [value]
-    for _ in range(MAX_DEPTH + 1):
-        level = [child for node in level for child in _children(node)]
+    level = _containers([value])
+    for _ in range(MAX_DEPTH):
+        level = [child for node in level for child in _containers(node)]
         if not level:
             return
     raise _too_deep()
 
 
-def _children(node: Any) -> Sequence[Any]:
-    if isinstance(node, dict):
-        return list(node.values())
-    return node if isinstance(node, list) else ()
+def _containers(node: Any) -> list[Any]:
+    """Return the objects and arrays directly inside a node."""
+    children = node.values() if isinstance(node, dict) else node
+    return [child for child in children if isinstance(child, dict | list)]
 
 
 def _too_deep() -> InvalidJSON:
@@ -78,7 +82,7 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _integer(digits: str) -> int:
-    if len(digits) > len(str(-MAX_INTEGER)) or abs(int(digits)) > MAX_INTEGER:
+    if len(digits) > MAX_DIGITS or int(digits) not in INTEGERS:
         raise InvalidJSON("The body holds an integer of more than 64 bits.")
     return int(digits)
 

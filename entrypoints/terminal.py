@@ -3,8 +3,14 @@
 import re
 from collections.abc import Sequence
 
-CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
-"""Control characters but newline and tab, and those that reverse the direction of text."""
+CONTROL = re.compile(
+    r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]"
+)
+"""Control characters but newline and tab, halves of surrogate pairs, and what turns text round."""
+
+
+NARROWEST = 8
+"""Characters of the last column of a table, even if that makes its lines too long to show."""
 
 
 def printable_text(text: str) -> str:
@@ -22,13 +28,13 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]], width: int) -> l
     """Return the lines of a table; the last column gets the room that the others leave."""
     columns = list(zip(*([header, *rows]), strict=True))
     widths = [max(len(cell) for cell in column) for column in columns[:-1]]
-    room = max(20, width - sum(widths) - 2 * len(widths))
+    room = max(NARROWEST, width - sum(widths) - 2 * len(widths))
     return [
         "  ".join(
             [
                 *(cell.ljust(size) for cell, size in zip(row[:-1], widths, strict=True)),
                 one_line(row[-1], room),
             ]
-        ).rstrip()
+        )[:width].rstrip()
         for row in [header, *rows]
     ]

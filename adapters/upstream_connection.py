@@ -1,0 +1,208 @@
+"""One HTTP/1.1 connection to the provider, with the deadline, the caps and the heartbeat of a call.
+
+The protocol itself is h11's work.
+"""
+
+import socket
+import ssl
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import NoReturn
+
+import h11
+import httpx2
+
+READ_BYTES = 65_536
+MAX_HEADER_BYTES = 65_536
+"""Also the longest line of a chunked body. The largest headers of known providers are 8 KB."""
+
+MOMENT = 0.001
+"""The shortest wait, in seconds: a timeout of 0 would mean not to wait but to look."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TransportLimits:
+    """Bounds of one call; durations in seconds.
+
+    Attributes:
+        total: From the call to the last byte of the answer.
+        silence: The longest wait for the next byte, also for the first.
+        heartbeat: After this much silence in a body, an empty piece is delivered.
+        idle: How long an unused connection is kept. Servers commonly close theirs after 60 s.
+        body_bytes: The largest answer.
+    """
+
+    total: float = 120.0
+    silence: float = 30.0
+    connect: float = 5.0
+    heartbeat: float = 5.0
+    idle: float = 30.0
+    body_bytes: int = 8_000_000
+
+
+class ResponseTooLarge(httpx2.RemoteProtocolError):
+    """The answer is larger than the byte cap, or compressed although that was declined."""
+
+
+class HungUp(httpx2.NetworkError):
+    """The provider closed the connection between the request and its answer."""
+
+
+class Connection:
+    """One socket and the state of the protocol on it."""
+
+    def __init__(
+        self,
+        origin: tuple[str, str, int],
+        deadline: float,
+        limits: TransportLimits,
+        tls: ssl.SSLContext | None,
+    ) -> None:
+        self.origin = origin
+        self.deadline = deadline
+        self.limits = limits
+        self.used_at = 0.0
+        self._answered = self._complete = False
+        self._protocol = h11.Connection(h11.CLIENT, max_incomplete_event_size=MAX_HEADER_BYTES)
+        _, host, port = origin
+        timeout = min(limits.connect, self._remaining())
+        try:
+            self._socket = socket.create_connection((host, port), timeout)
+            self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            if tls is not None:
+                self._socket = tls.wrap_socket(self._socket, server_hostname=host)
+        except TimeoutError:
+            raise httpx2.ConnectTimeout("no connection in time") from None
+        except OSError as error:
+            raise httpx2.ConnectError(type(error).__name__) from None
+
+    def send(self, request: httpx2.Request) -> None:
+        """Send the request's head and body."""
+        self._answered = self._complete = False
+        self.used_at = time.monotonic()
+        head = h11.Request(
+            method=request.method,
+            target=request.url.raw_path,
+            headers=request.headers.raw,
+        )
+        data = self._protocol.send(head) or b""
+        data += self._protocol.send(h11.Data(data=request.read())) or b""
+        data += self._protocol.send(h11.EndOfMessage()) or b""
+        self._socket.settimeout(self._remaining(self.limits.silence))
+        try:
+            self._socket.sendall(data)
+        except TimeoutError:
+            raise httpx2.WriteTimeout("the provider reads too slowly") from None
+        except OSError:
+            return  # it may have answered before it read everything; if not, reading fails too
+
+    def head(self) -> h11.Response:
+        """Wait for the answer's status and headers."""
+        while True:
+            event = self._event()
+            if event is None:
+                self._check_silence()
+            elif isinstance(event, h11.Response):
+                self._answered = True
+                _check_encoding(event)
+                return event
+
+    def body(self) -> Iterator[bytes]:
+        """Yield the answer's body as it arrives; an empty piece after each heartbeat of silence."""
+        size = 0
+        while (piece := self._arrived()) is not None:
+            if not piece:
+                self._check_silence()
+            size += len(piece)
+            if size > self.limits.body_bytes:
+                raise ResponseTooLarge(f"more than {self.limits.body_bytes} bytes")
+            yield piece
+
+    def _arrived(self) -> bytes | None:
+        """Return all of the body that is here, waiting a heartbeat for it; None at its end."""
+        if self._complete:
+            return None
+        parts: list[bytes] = []
+        event = self._event()
+        while isinstance(event, h11.Data):
+            parts.append(bytes(event.data))
+            try:
+                event = self._protocol.next_event()
+            except h11.RemoteProtocolError:
+                break  # it is raised again when the next piece is asked for
+        self._complete = isinstance(event, h11.EndOfMessage)
+        return b"".join(parts) or (None if self._complete else b"")
+
+    def reusable(self) -> bool:
+        """Return whether both sides are done and willing; if so, get ready for the next call."""
+        if self._protocol.our_state is not h11.DONE or self._protocol.their_state is not h11.DONE:
+            return False
+        if self._protocol.trailing_data[0]:  # nobody asked for it; it would be the next answer
+            return False
+        self._protocol.start_next_cycle()
+        self.used_at = time.monotonic()
+        return True
+
+    def alive(self) -> bool:
+        """Return whether the idle connection can be used: nothing to read, not even its end."""
+        if time.monotonic() - self.used_at > self.limits.idle:
+            return False
+        try:
+            self._socket.settimeout(0.0)
+            self._socket.recv(1)
+        except (BlockingIOError, ssl.SSLWantReadError):
+            return True
+        except OSError:
+            return False
+        return False
+
+    def close(self) -> None:
+        """Close the socket."""
+        self._socket.close()
+
+    def _event(self) -> object:
+        """Return the next h11 event, or None after one heartbeat of silence."""
+        data = None
+        try:
+            while (event := self._protocol.next_event()) is h11.NEED_DATA:
+                self._socket.settimeout(self._remaining(self._patience()))
+                data = self._socket.recv(READ_BYTES)
+                self.used_at = time.monotonic()
+                self._protocol.receive_data(data)
+        except TimeoutError:
+            return None
+        except h11.RemoteProtocolError as error:
+            if data == b"" or self._answered:
+                self._lost()
+            raise httpx2.RemoteProtocolError(type(error).__name__) from None
+        except OSError:
+            self._lost()
+        return event
+
+    def _lost(self) -> NoReturn:
+        """Say that the provider closed the connection: before it answered, or while it did."""
+        if not self._answered:
+            raise HungUp("closed before the answer")
+        raise httpx2.ReadError("closed in the middle of the answer")
+
+    def _patience(self) -> float:
+        """Return how long to wait before looking up: a heartbeat, or what is left of silence."""
+        left = self.limits.silence - (time.monotonic() - self.used_at)
+        return min(self.limits.heartbeat, max(left, MOMENT))
+
+    def _check_silence(self) -> None:
+        if time.monotonic() - self.used_at >= self.limits.silence:
+            raise httpx2.ReadTimeout(f"silent for {self.limits.silence} s")
+
+    def _remaining(self, at_most: float = float("inf")) -> float:
+        remaining = self.deadline - time.monotonic()
+        if remaining <= 0:
+            raise httpx2.ReadTimeout(f"not done within {self.limits.total} s")
+        return min(remaining, at_most)
+
+
+def _check_encoding(head: h11.Response) -> None:
+    for name, value in head.headers:
+        if name == b"content-encoding" and value != b"identity":
+            raise ResponseTooLarge("compressed, though only identity was accepted")

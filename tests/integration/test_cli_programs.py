@@ -1,0 +1,305 @@
+"""The program as a process: exit codes, messages, and files that it must not touch."""
+
+import hashlib
+import os
+import socket
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from chatport.adapters import OfflineGateway, PeeweeStore, SystemClock, random_id
+from chatport.domain.chat import ChatService
+from chatport.domain.model import ChatRequest
+
+PROGRAM = "from chatport.entrypoints.cli import main; main(prog_name='chatport')"
+KEY = "sk-canary-0123456789"
+NO_KEY = (
+    "chatport: OPENAI_API_KEY is not set. Set it, in the environment or in a file .env,"
+    " or add --offline to try chatport without a provider.\n"
+)
+Process = subprocess.CompletedProcess[str]
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return the folder that the programs run in."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def run(*arguments: str, typed: str | bytes = "", **environment: str) -> Process:
+    """Run the program with this environment, and no other."""
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM, *arguments],
+        input=typed if isinstance(typed, bytes) else typed.encode(),
+        env={"PATH": os.environ["PATH"], "LANG": "C.UTF-8", **environment},
+        capture_output=True,
+        timeout=20,
+        check=False,
+    )
+    return Process(done.args, done.returncode, done.stdout.decode(), done.stderr.decode())
+
+
+@pytest.fixture
+def busy_port() -> Iterator[int]:
+    """Return a port that somebody listens on."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        yield listener.getsockname()[1]
+
+
+def write_log(path: Path, *prompts: str) -> None:
+    """Make a log, closed and whole in its one file."""
+    with closing(PeeweeStore(path)) as store:
+        service = ChatService(
+            store=store, gateway=OfflineGateway(), clock=SystemClock(), new_id=random_id, model="m"
+        )
+        for prompt in prompts:
+            service.reply(ChatRequest(prompt=prompt, user_id="ada"))
+
+
+def digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def test_help_teaches_the_exit_codes() -> None:
+    done = run("--help")
+    assert done.returncode == 0
+    assert (
+        "  Exit codes:\n"
+        "    0  done\n"
+        "    1  what was asked for failed, or was not found\n"
+        "    2  the command line or a setting is wrong\n"
+        "    3  the database cannot be used\n"
+        "    5  the database was written by a newer version\n"
+    ) in done.stdout
+
+
+@pytest.mark.parametrize(
+    "arguments", [["-h"], ["serve", "-h"], ["chat", "-h"], ["log", "list", "-h"]]
+)
+def test_every_command_has_help(arguments: list[str]) -> None:
+    done = run(*arguments)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("Usage: chatport")
+
+
+def test_the_version_is_told() -> None:
+    assert run("--version").stdout == "chatport, version 0.1.0\n"
+
+
+def test_help_imports_neither_flask_nor_openai_nor_peewee() -> None:
+    script = (
+        "import sys\n"
+        "from chatport.entrypoints.cli import main\n"
+        "for page in ([], ['serve'], ['chat'], ['log']):\n"
+        "    main([*page, '--help'], standalone_mode=False)\n"
+        "heavy = {'flask', 'openai', 'peewee', 'gunicorn', 'gevent', 'httpx2', 'limits'}\n"
+        "print(sorted(heavy & set(sys.modules)), file=sys.stderr)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, check=True)
+    assert done.stderr == b"[]\n"
+
+
+@pytest.mark.parametrize("command", ["serve", "chat"])
+def test_without_a_key_both_ways_out_are_named(folder: Path, command: str) -> None:
+    done = run(command)
+    assert (done.returncode, done.stdout, done.stderr) == (2, "", NO_KEY)
+    assert list(folder.iterdir()) == []
+
+
+def test_a_check_shows_the_settings_but_not_the_key(folder: Path) -> None:
+    (folder / ".env").write_text(f"OPENAI_API_KEY={KEY}\nCHATPORT_MODEL=file\n")
+    done = run("serve", "--check", CHATPORT_MODEL="environment")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == (
+        "OPENAI_API_KEY=***\n"
+        "OPENAI_BASE_URL=https://api.openai.com/v1\n"
+        "CHATPORT_MODEL=environment\n"
+        "CHATPORT_DATABASE=sqlite:///chatport.db\n"
+        "CHATPORT_USER_LIMIT=20/minute;500/day\n"
+        "CHATPORT_TOTAL_LIMIT=300/minute\n"
+        "CHATPORT_LIMIT_STORE=memory:\n"
+        "CHATPORT_SYSTEM_PROMPT=\n"
+        "CHATPORT_HISTORY_TOKENS=8000\n"
+        "CHATPORT_TIMEOUT_SECONDS=120\n"
+        "CHATPORT_MAX_PROMPT_BYTES=100000\n"
+    )
+    assert [path.name for path in folder.iterdir()] == [".env"]
+
+
+def test_a_check_without_a_key_fails_unless_offline() -> None:
+    assert run("serve", "--check").returncode == 2
+    assert run("serve", "--check", "--offline").returncode == 0
+
+
+def test_a_check_does_not_show_a_password_in_a_url() -> None:
+    done = run("serve", "--check", OPENAI_BASE_URL=f"https://ada:{KEY}@example.com/v1")
+    assert done.returncode == 2
+    assert KEY not in done.stdout + done.stderr
+
+
+@pytest.mark.parametrize(
+    "arguments", [["serve", "--offline"], ["chat", "--offline"], ["log", "list"]]
+)
+def test_all_problems_of_the_settings_are_listed(arguments: list[str]) -> None:
+    done = run(
+        *arguments,
+        OPENAI_API_KEY=f"{KEY} {KEY}",
+        CHATPORT_MODLE="m",
+        CHATPORT_USER_LIMIT="many",
+    )
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == (
+        "chatport: these settings cannot be used:\n"
+        "  CHATPORT_MODLE is not a setting of chatport; did you mean CHATPORT_MODEL?\n"
+        "  OPENAI_API_KEY holds a space or a character that no key has.\n"
+        "  CHATPORT_USER_LIMIT must be limits such as 20/minute;500/day, or empty for none.\n"
+    )
+
+
+def test_a_dotenv_file_that_is_no_text_is_refused_in_a_sentence(folder: Path) -> None:
+    (folder / ".env").write_bytes(b"OPENAI_API_KEY=\xff\xfe\n")
+    done = run("serve", "--check")
+    assert done.returncode == 2
+    assert done.stderr.startswith("chatport: ")
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.1", "example.com", ""])
+def test_an_address_that_strangers_can_reach_is_refused(folder: Path, host: str) -> None:
+    done = run("serve", "--offline", "--host", host)
+    assert done.returncode == 2
+    assert done.stderr.endswith(
+        f"chatport: {host} can be reached from other machines, and chatport has no keys yet"
+        " that would keep strangers out. Bind 127.0.0.1, or add --insecure-open.\n"
+    )
+    assert list(folder.iterdir()) == []
+
+
+@pytest.mark.parametrize("arguments", [[], ["--host", "0.0.0.0", "--insecure-open"]])
+def test_a_port_in_use_is_told_in_a_sentence(busy_port: int, arguments: list[str]) -> None:
+    done = run("serve", "--offline", "--port", str(busy_port), *arguments)
+    host = arguments[1] if arguments else "127.0.0.1"
+    assert done.returncode == 2
+    assert done.stderr.endswith(
+        f"chatport: Cannot listen on {host}:{busy_port}: Address already in use."
+        " Choose another with --host or --port.\n"
+    )
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["--port", "65536"], ["--port", "-1"], ["--workers", "0"], ["--nonsense"], ["surplus"]],
+    ids=" ".join,
+)
+def test_a_wrong_command_line_is_exit_code_2(arguments: list[str]) -> None:
+    done = run("serve", "--offline", *arguments)
+    assert done.returncode == 2
+    assert done.stderr.startswith("Usage: chatport serve [OPTIONS]\n")
+
+
+def test_a_talk_can_be_piped_and_is_continued(folder: Path) -> None:
+    assert run("chat", "--offline", typed="Hello\n\n  \nAgain\n").stdout == (
+        "You said: Hello\nYou said: Again\nBefore that you said: Hello\nEarlier turns: 1\n"
+    )
+    third = run("chat", "--offline", typed="Still here?")
+    assert (third.returncode, third.stderr) == (0, "")
+    assert third.stdout == (
+        "You said: Still here?\nBefore that you said: Again\nEarlier turns: 2\n"
+    )
+    other = run("chat", "--offline", "--user", "bob", typed="Hello\n")
+    assert other.stdout == "You said: Hello\n"
+
+
+def test_nothing_typed_is_nothing_asked() -> None:
+    done = run("chat", "--offline")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+def test_an_answer_cannot_command_the_terminal() -> None:
+    done = run("chat", "--offline", typed="\x1b[31m \x9b2J \u202e\n")
+    assert done.stdout == "You said: \\x1b[31m \\x9b2J \\x202e\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "typed", "problem"),
+    [
+        ([], b"too long\n", "prompt is longer than 5 bytes."),
+        ([], b"a\x00b\n", "prompt holds a NUL or half a surrogate pair."),
+        ([], b"\xff\n", "prompt holds a NUL or half a surrogate pair."),
+        (
+            ["--user", "a b"],
+            b"Hi\n",
+            "user_id must be 1 to 128 of the characters A-Z a-z 0-9 . _ @ : -.",
+        ),
+    ],
+)
+def test_a_piped_prompt_that_fails_is_told_and_is_exit_code_1(
+    arguments: list[str], typed: bytes, problem: str
+) -> None:
+    done = run("chat", "--offline", *arguments, typed=typed, CHATPORT_MAX_PROMPT_BYTES="5")
+    assert (done.stdout, done.stderr) == ("", f"chatport: {problem}\n")
+    assert done.returncode == 1
+
+
+COMMANDS = [
+    ["log", "list"],
+    ["log", "export"],
+    ["chat", "--offline"],
+    ["serve", "--offline", "--port", "0"],
+]
+
+
+@pytest.mark.parametrize("arguments", COMMANDS, ids=" ".join)
+def test_a_file_that_is_no_database_is_exit_code_3_and_left_alone(
+    folder: Path, arguments: list[str]
+) -> None:
+    database = folder / "chatport.db"
+    database.write_bytes(b"this is no database at all\n" * 100)
+    before = digest(database)
+    done = run(*arguments, typed="Hello\n")
+    assert (done.returncode, done.stdout) == (3, "")
+    assert done.stderr.endswith(
+        "chatport: The database file is damaged; restore it from a backup.\n"
+    )
+    assert "Traceback" not in done.stderr
+    assert digest(database) == before
+
+
+@pytest.mark.parametrize("arguments", [COMMANDS[2], COMMANDS[3]], ids=" ".join)
+def test_a_folder_that_is_not_there_is_exit_code_3(arguments: list[str]) -> None:
+    done = run(*arguments, typed="Hello\n", CHATPORT_DATABASE="sqlite:///missing/chatport.db")
+    assert (done.returncode, done.stdout) == (3, "")
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("journal", ["wal", "delete"])
+@pytest.mark.parametrize("arguments", COMMANDS, ids=" ".join)
+def test_a_database_of_a_newer_version_is_exit_code_5_and_left_alone(
+    folder: Path, arguments: list[str], journal: str
+) -> None:
+    database = folder / "chatport.db"
+    write_log(database, "Hello")
+    with closing(sqlite3.connect(database)) as connection:
+        connection.execute(f"PRAGMA journal_mode={journal}")
+        connection.execute(
+            "INSERT INTO schema_migration (name, applied) VALUES ('9999_later', '2099-01-01')"
+        )
+        connection.commit()
+    before = digest(database)
+    done = run(*arguments, typed="Hello\n")
+    assert (done.returncode, done.stdout) == (5, "")
+    assert done.stderr.endswith(
+        "chatport: The database was written by a newer version of chatport; run that version.\n"
+    )
+    assert digest(database) == before
+
+
+def test_the_database_can_be_read_by_its_owner_only(folder: Path) -> None:
+    run("chat", "--offline", typed="Hello\n")
+    assert (folder / "chatport.db").stat().st_mode & 0o777 == 0o600

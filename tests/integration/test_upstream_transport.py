@@ -1,0 +1,211 @@
+"""The transport's own bounds, with limits that a test can wait for."""
+
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+
+import httpx2
+import pytest
+
+from chatport.adapters.upstream_connection import ResponseTooLarge, TransportLimits
+from chatport.adapters.upstream_transport import UpstreamTransport
+
+from .upstream import Answer, Then, Upstream
+from .wire import EVENTS_HEAD, LAST_CHUNK, chunk, chunks, http
+
+FIVE_BYTES = http("200 OK", b"Hello")
+
+
+@contextmanager
+def body(upstream: Upstream, limits: TransportLimits) -> Iterator[Iterator[bytes]]:
+    with closing(UpstreamTransport(limits)) as transport, closing(send(transport, upstream)) as got:
+        yield pieces(got)
+
+
+def send(transport: UpstreamTransport, upstream: Upstream) -> httpx2.Response:
+    return transport.handle_request(httpx2.Request("POST", upstream.url, content=b"{}"))
+
+
+def pieces(response: httpx2.Response) -> Iterator[bytes]:
+    assert isinstance(response.stream, httpx2.SyncByteStream)
+    return iter(response.stream)
+
+
+def read(transport: UpstreamTransport, upstream: Upstream) -> bytes:
+    with closing(send(transport, upstream)) as response:
+        return b"".join(pieces(response))
+
+
+def test_a_silent_body_delivers_empty_pieces(upstream: Upstream) -> None:
+    upstream.plays(Answer(EVENTS_HEAD + chunk(b"Hel"), then=Then.HANG))
+    with body(upstream, TransportLimits(heartbeat=0.02)) as received:
+        assert [next(received) for _ in range(4)] == [b"Hel", b"", b"", b""]
+
+
+def test_a_body_that_flows_has_no_empty_pieces(upstream: Upstream) -> None:
+    upstream.plays(Answer(chunks(b"Hel", b"lo")))
+    with body(upstream, TransportLimits(heartbeat=0.5)) as received:
+        pieces = list(received)
+    assert b"".join(pieces) == b"Hello"
+    assert b"" not in pieces
+
+
+def test_silence_ends_a_body_although_there_were_heartbeats(upstream: Upstream) -> None:
+    upstream.plays(Answer(EVENTS_HEAD + chunk(b"Hel"), then=Then.HANG))
+    limits = TransportLimits(silence=0.2, heartbeat=0.05)
+    with (
+        body(upstream, limits) as received,
+        pytest.raises(httpx2.ReadTimeout, match=r"silent for 0\.2 s"),
+    ):
+        list(received)
+
+
+@pytest.mark.parametrize("data", [b"", EVENTS_HEAD], ids=["before the head", "after the head"])
+def test_silence_may_be_shorter_than_a_heartbeat(data: bytes, upstream: Upstream) -> None:
+    upstream.plays(Answer(data, then=Then.HANG))
+    started = time.monotonic()
+    with (
+        pytest.raises(httpx2.ReadTimeout),
+        body(upstream, TransportLimits(silence=0.1, heartbeat=2.0)) as received,
+    ):
+        list(received)
+    assert 0.1 <= time.monotonic() - started < 1.0
+
+
+@pytest.mark.parametrize(
+    "drip",
+    [
+        Answer(b"HTTP/1.1 200 OK\r\n", drip=b"X: y\r\n"),
+        Answer(EVENTS_HEAD, drip=chunk(b"x")),
+        Answer(EVENTS_HEAD + b"5", drip=b"; x=y"),
+        Answer(drip=b"HTTP/1.1 103 Early Hints\r\n\r\n"),
+    ],
+    ids=["the head", "the body", "the size of a chunk", "hints"],
+)
+def test_the_total_deadline_ends_a_drip(drip: Answer, upstream: Upstream) -> None:
+    upstream.plays(drip)
+    started = time.monotonic()
+    with (
+        pytest.raises(httpx2.ReadTimeout, match=r"not done within 0\.3 s"),
+        body(upstream, TransportLimits(total=0.3)) as received,
+    ):
+        list(received)
+    assert 0.3 <= time.monotonic() - started < 1.0
+    assert upstream.sees_the_end_of(1, within=1.0)
+
+
+def test_the_deadline_is_that_of_the_call_and_not_of_the_connection(upstream: Upstream) -> None:
+    upstream.plays(Answer(FIVE_BYTES))
+    with closing(UpstreamTransport(TransportLimits(total=0.3))) as transport:
+        end = time.monotonic() + 0.5
+        while time.monotonic() < end:
+            assert read(transport, upstream) == b"Hello"
+    assert upstream.connections == 1
+
+
+def test_a_body_may_be_as_large_as_the_cap_and_no_larger(upstream: Upstream) -> None:
+    upstream.plays(Answer(chunks(b"12345", b"67890")))
+    with body(upstream, TransportLimits(body_bytes=10)) as received:
+        assert b"".join(received) == b"1234567890"
+    with (
+        body(upstream, TransportLimits(body_bytes=9)) as received,
+        pytest.raises(ResponseTooLarge, match="more than 9 bytes"),
+    ):
+        list(received)
+
+
+def test_the_cap_ends_a_body_without_end(upstream: Upstream) -> None:
+    upstream.plays(Answer(EVENTS_HEAD, drip=chunk(b"x" * 1000)))
+    with (
+        body(upstream, TransportLimits(body_bytes=5000)) as received,
+        pytest.raises(ResponseTooLarge),
+    ):
+        list(received)
+    assert upstream.sees_the_end_of(1, within=1.0)
+
+
+@pytest.mark.parametrize(("encoding", "accepted"), [("identity", True), ("br", False)])
+def test_only_an_uncompressed_body_is_accepted(
+    encoding: str, accepted: bool, upstream: Upstream
+) -> None:
+    upstream.plays(Answer(http("200 OK", b"Hello", f"Content-Encoding: {encoding}")))
+    try:
+        with body(upstream, TransportLimits()) as received:
+            assert (b"".join(received), accepted) == (b"Hello", True)
+    except ResponseTooLarge:
+        assert not accepted
+
+
+def test_a_connection_that_was_idle_for_too_long_is_replaced(upstream: Upstream) -> None:
+    upstream.plays(Answer(FIVE_BYTES))
+    with closing(UpstreamTransport(TransportLimits(idle=0.0))) as transport:
+        assert [read(transport, upstream) for _ in range(2)] == [b"Hello", b"Hello"]
+        assert upstream.sees_the_end_of(2, within=1.0)
+    assert [received.connection for received in upstream.received] == [1, 2]
+
+
+def test_an_answer_that_is_closed_unread_costs_its_connection(upstream: Upstream) -> None:
+    upstream.plays(Answer(EVENTS_HEAD + chunk(b"Hel"), then=Then.HANG), Answer(FIVE_BYTES))
+    with closing(UpstreamTransport(TransportLimits())) as transport:
+        send(transport, upstream).close()
+        assert upstream.sees_the_end_of(1, within=1.0)
+        assert read(transport, upstream) == b"Hello"
+    assert [received.connection for received in upstream.received] == [1, 2]
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        http("200 OK", b"Hello", "Connection: close"),
+        b"HTTP/1.0 200 OK\r\nContent-Length: 5\r\n\r\nHello",
+    ],
+    ids=["Connection: close", "HTTP/1.0"],
+)
+def test_a_connection_that_the_provider_will_not_keep_is_closed(
+    answer: bytes, upstream: Upstream
+) -> None:
+    upstream.plays(Answer(answer))
+    with closing(UpstreamTransport(TransportLimits())) as transport:
+        assert [read(transport, upstream) for _ in range(2)] == [b"Hello", b"Hello"]
+        assert upstream.sees_the_end_of(2, within=1.0)
+    assert [received.connection for received in upstream.received] == [1, 2]
+
+
+def test_a_large_request_arrives_whole(upstream: Upstream) -> None:
+    upstream.plays(Answer(FIVE_BYTES))
+    request = httpx2.Request("POST", upstream.url, content=b"x" * 3_000_000)
+    with closing(UpstreamTransport(TransportLimits())) as transport:
+        transport.handle_request(request).close()
+    assert upstream.received[0].body == b"x" * 3_000_000
+
+
+def test_a_provider_that_reads_nothing_is_not_waited_for() -> None:
+    with (
+        socket.create_server(("127.0.0.1", 0)) as deaf,
+        closing(UpstreamTransport(TransportLimits(silence=0.2))) as transport,
+    ):
+        url = f"http://127.0.0.1:{deaf.getsockname()[1]}"
+        started = time.monotonic()
+        with pytest.raises(httpx2.WriteTimeout):
+            transport.handle_request(httpx2.Request("POST", url, content=b"x" * 30_000_000))
+        assert 0.2 <= time.monotonic() - started < 2.0
+
+
+def test_calls_at_the_same_time_have_connections_of_their_own(upstream: Upstream) -> None:
+    upstream.plays(Answer(EVENTS_HEAD + chunk(b"Hel") + LAST_CHUNK))
+    with closing(UpstreamTransport(TransportLimits())) as transport:
+        responses = [send(transport, upstream) for _ in range(3)]
+        assert [b"".join(pieces(response)) for response in responses] == [b"Hel"] * 3
+        for response in responses:
+            response.close()
+        assert read(transport, upstream) == b"Hel"
+    assert [received.connection for received in upstream.received] == [1, 2, 3, 3]
+
+
+def test_closing_the_transport_closes_idle_connections(upstream: Upstream) -> None:
+    upstream.plays(Answer(FIVE_BYTES))
+    transport = UpstreamTransport(TransportLimits())
+    read(transport, upstream)
+    transport.close()
+    assert upstream.sees_the_end_of(1, within=1.0)

@@ -1,0 +1,59 @@
+"""OpenAI's rate limit headers."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from chatport.domain.model import Allowance, Charge, Limit
+from chatport.entrypoints.limit_headers import duration, limit_headers
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (0, "0ms"),
+        (0.0001, "1ms"),
+        (0.012, "12ms"),
+        (0.999, "999ms"),
+        (0.9991, "1s"),
+        (1, "1s"),
+        (1.001, "2s"),
+        (59, "59s"),
+        (59.001, "1m0s"),
+        (60, "1m0s"),
+        (61.5, "1m2s"),
+        (360, "6m0s"),
+        (3599.001, "1h0m0s"),
+        (3600, "1h0m0s"),
+        (86400, "24h0m0s"),
+        (86399.5, "24h0m0s"),
+        (2_592_000, "720h0m0s"),
+    ],
+)
+def test_a_duration_is_written_as_openai_writes_it(seconds: float, text: str) -> None:
+    assert duration(seconds) == text
+
+
+@given(st.floats(0, 1e7))
+def test_a_duration_is_never_shorter_than_the_time_it_tells(seconds: float) -> None:
+    units = {"ms": 0.001, "h": 3600, "m": 60, "s": 1}
+    text, told = duration(seconds), 0.0
+    while text:
+        digits = text[: next(at for at, char in enumerate(text) if not char.isdigit())]
+        unit = "ms" if text[len(digits) :].startswith("ms") else text[len(digits)]
+        told += int(digits) * units[unit]
+        text = text[len(digits) + len(unit) :]
+    assert seconds - 1e-9 <= told < seconds + 1.001
+
+
+def test_the_headers_are_those_of_the_nearest_limit() -> None:
+    charge = Charge(rule="user", key="anonymous/ada", limit=Limit(amount=20, window_seconds=60))
+    assert limit_headers(Allowance(charge=charge, remaining=19, reset_seconds=3.001)) == {
+        "x-ratelimit-limit-requests": "20",
+        "x-ratelimit-remaining-requests": "19",
+        "x-ratelimit-reset-requests": "4s",
+    }
+
+
+def test_there_are_no_headers_where_there_is_no_limit() -> None:
+    assert limit_headers(None) == {}

@@ -1,0 +1,298 @@
+"""The settings: their defaults, every refusal, and secrets that nobody can print."""
+
+import copy
+import pickle
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from chatport.domain.model import Limit
+from chatport.entrypoints.settings import (
+    Secret,
+    Settings,
+    SettingsError,
+    load_environment,
+    printable,
+)
+
+KEY = "sk-canary-0123456789"
+
+
+def problems(**environment: str) -> list[str]:
+    with pytest.raises(SettingsError) as caught:
+        Settings.from_mapping(environment)
+    return caught.value.problems
+
+
+def test_the_defaults_are_these() -> None:
+    settings = Settings.from_mapping({})
+    assert settings == Settings(
+        api_key=None,
+        base_url="https://api.openai.com/v1",
+        model="gpt-5-mini",
+        database=Path("chatport.db"),
+        user_limit=(
+            Limit(amount=20, window_seconds=60),
+            Limit(amount=500, window_seconds=86400),
+        ),
+        total_limit=(Limit(amount=300, window_seconds=60),),
+        limit_store="memory:",
+        system_prompt="",
+        history_tokens=8000,
+        timeout_seconds=120.0,
+        max_prompt_bytes=100_000,
+    )
+
+
+def test_every_setting_is_taken() -> None:
+    settings = Settings.from_mapping(
+        {
+            "OPENAI_API_KEY": KEY,
+            "OPENAI_BASE_URL": "http://127.0.0.1:9/v1/",
+            "CHATPORT_MODEL": "m",
+            "CHATPORT_DATABASE": "memory:",
+            "CHATPORT_USER_LIMIT": "1/second",
+            "CHATPORT_TOTAL_LIMIT": "",
+            "CHATPORT_LIMIT_STORE": "memory:",
+            "CHATPORT_SYSTEM_PROMPT": "Be\nbrief.",
+            "CHATPORT_HISTORY_TOKENS": "1",
+            "CHATPORT_TIMEOUT_SECONDS": "0.5",
+            "CHATPORT_MAX_PROMPT_BYTES": "2",
+        }
+    )
+    assert settings.api_key is not None
+    assert settings.api_key.reveal() == KEY
+    assert settings.base_url == "http://127.0.0.1:9/v1"
+    assert settings.model == "m"
+    assert settings.database is None
+    assert settings.user_limit == (Limit(amount=1, window_seconds=1),)
+    assert settings.total_limit == ()
+    assert settings.system_prompt == "Be\nbrief."
+    assert settings.history_tokens == 1
+    assert settings.timeout_seconds == 0.5
+    assert settings.max_prompt_bytes == 2
+
+
+def test_an_empty_key_is_no_key() -> None:
+    assert Settings.from_mapping({"OPENAI_API_KEY": ""}).api_key is None
+
+
+def test_names_of_others_are_none_of_our_business() -> None:
+    others = {"PATH": "/bin", "OPENAI_ORG_ID": "o", "chatport_model": "m", "XCHATPORT_MODEL": "m"}
+    assert Settings.from_mapping(others) == Settings.from_mapping({})
+
+
+def test_every_problem_is_reported_at_once() -> None:
+    assert problems(
+        CHATPORT_MODLE="m",
+        OPENAI_BASE_URL="ftp://x",
+        CHATPORT_HISTORY_TOKENS="0",
+        CHATPORT_TIMEOUT_SECONDS="never",
+    ) == [
+        "CHATPORT_MODLE is not a setting of chatport; did you mean CHATPORT_MODEL?",
+        "OPENAI_BASE_URL must be a URL such as https://api.openai.com/v1.",
+        "CHATPORT_HISTORY_TOKENS must be a whole number from 1.",
+        "CHATPORT_TIMEOUT_SECONDS must be a number of seconds, above 0 and up to 3600.",
+    ]
+
+
+def test_the_error_says_one_problem_a_line() -> None:
+    with pytest.raises(SettingsError) as caught:
+        Settings.from_mapping({"CHATPORT_MODEL": "", "CHATPORT_LIMIT_STORE": ""})
+    assert str(caught.value) == (
+        "CHATPORT_MODEL must not be empty.\n"
+        "CHATPORT_LIMIT_STORE must be memory:, which all processes of one server share."
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [
+        ("CHATPORT_MODELS", "; did you mean CHATPORT_MODEL?"),
+        ("CHATPORT_DATABASE_URL", "; did you mean CHATPORT_DATABASE?"),
+        ("CHATPORT_TIMEOUT", "; did you mean CHATPORT_TIMEOUT_SECONDS?"),
+        ("CHATPORT_model", "; did you mean CHATPORT_MODEL?"),
+    ],
+)
+def test_an_unknown_name_of_ours_is_refused_with_a_suggestion(name: str, hint: str) -> None:
+    assert problems(**{name: "1"}) == [f"{name} is not a setting of chatport{hint}"]
+
+
+def test_a_name_that_is_like_none_of_ours_gets_no_suggestion() -> None:
+    assert problems(CHATPORT_ZZZ="1") == ["CHATPORT_ZZZ is not a setting of chatport."]
+
+
+URL = "OPENAI_BASE_URL must be a URL such as https://api.openai.com/v1."
+DATABASE = (
+    "CHATPORT_DATABASE must be sqlite:///FILE (four slashes for an absolute path) or memory:."
+)
+USER_LIMIT = "CHATPORT_USER_LIMIT must be limits such as 20/minute;500/day, or empty for none."
+SECONDS = "CHATPORT_TIMEOUT_SECONDS must be a number of seconds, above 0 and up to 3600."
+BYTES = "CHATPORT_MAX_PROMPT_BYTES must be a whole number from 1."
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "problem"),
+    [
+        *(
+            ("OPENAI_BASE_URL", value, URL)
+            for value in ("", "api.openai.com", "https://", "file:///x")
+        ),
+        (
+            "OPENAI_BASE_URL",
+            "https://ada:secret@example.com/v1",
+            "OPENAI_BASE_URL must not hold a name or a password.",
+        ),
+        ("CHATPORT_MODEL", " ", "CHATPORT_MODEL must not be empty."),
+        *(
+            ("CHATPORT_DATABASE", value, DATABASE)
+            for value in ("", "chatport.db", "sqlite:", "sqlite://", "sqlite:///", "memory")
+        ),
+        *(
+            ("CHATPORT_USER_LIMIT", value, USER_LIMIT)
+            for value in ("20", "20/fortnight", "0/minute", "-1/minute", "a/b", "20/minute;x")
+        ),
+        (
+            "CHATPORT_LIMIT_STORE",
+            "redis://127.0.0.1",
+            "CHATPORT_LIMIT_STORE must be memory:, which all processes of one server share.",
+        ),
+        *(
+            ("CHATPORT_TIMEOUT_SECONDS", value, SECONDS)
+            for value in ("", "0", "-1", "3600.1", "nan", "inf", "1e999", "soon")
+        ),
+        *(
+            ("CHATPORT_MAX_PROMPT_BYTES", value, BYTES)
+            for value in ("", "0", "-1", "1.5", " 1", "1_000", "٣", "²")
+        ),
+    ],
+)
+def test_a_bad_value_is_refused_in_one_sentence(name: str, value: str, problem: str) -> None:
+    assert problems(**{name: value}) == [problem]
+
+
+def test_a_number_of_5000_digits_is_refused_in_our_own_words() -> None:
+    (problem,) = problems(CHATPORT_HISTORY_TOKENS="9" * 5000)
+    assert problem.startswith("CHATPORT_HISTORY_TOKENS must be a whole number")
+
+
+def test_a_url_that_python_cannot_read_is_refused_in_our_own_words() -> None:
+    assert problems(OPENAI_BASE_URL="http://[") == [URL]
+
+
+@pytest.mark.parametrize("value", ["http://example.com:99999/v1", "http://exa mple.com/v1"])
+def test_a_url_that_no_client_can_call_is_refused(value: str) -> None:
+    assert problems(OPENAI_BASE_URL=value) == [URL]
+
+
+@pytest.mark.parametrize(
+    ("value", "path"),
+    [
+        ("sqlite:///chatport.db", Path("chatport.db")),
+        ("sqlite:///data/log.db", Path("data/log.db")),
+        ("sqlite:////var/lib/log.db", Path("/var/lib/log.db")),
+        ("memory:", None),
+    ],
+)
+def test_a_database_is_a_relative_or_an_absolute_file_or_memory(
+    value: str, path: Path | None
+) -> None:
+    assert Settings.from_mapping({"CHATPORT_DATABASE": value}).database == path
+
+
+@pytest.mark.parametrize("key", [f"{KEY}\n", f"\n{KEY}", f"{KEY} ", f"{KEY}é", f"{KEY}\x00", " "])
+def test_a_key_that_no_key_can_be_is_refused_without_being_quoted(key: str) -> None:
+    reported = problems(OPENAI_API_KEY=key)
+    assert reported == ["OPENAI_API_KEY holds a space or a character that no key has."]
+
+
+def test_no_problem_quotes_the_value() -> None:
+    canary = "canary canary"
+    reported = problems(
+        OPENAI_API_KEY=canary,
+        OPENAI_BASE_URL=canary,
+        CHATPORT_DATABASE=canary,
+        CHATPORT_USER_LIMIT=canary,
+        CHATPORT_TOTAL_LIMIT=canary,
+        CHATPORT_LIMIT_STORE=canary,
+        CHATPORT_HISTORY_TOKENS=canary,
+        CHATPORT_TIMEOUT_SECONDS=canary,
+        CHATPORT_MAX_PROMPT_BYTES=canary,
+        CHATPORT_API_KEY=canary,
+    )
+    assert len(reported) == 10
+    assert "canary" not in "".join(reported)
+
+
+def test_a_secret_is_printed_as_three_stars() -> None:
+    secret = Secret(KEY)
+    assert secret.reveal() == KEY
+    assert [str(secret), repr(secret), f"{secret}", f"{secret!r}", "%s" % secret] == ["***"] * 5  # noqa: UP031  # a way to print
+
+
+def test_settings_are_printed_without_the_key() -> None:
+    settings = Settings.from_mapping({"OPENAI_API_KEY": KEY})
+    assert "api_key=***" in repr(settings)
+    assert KEY not in repr(settings) + str(settings)
+
+
+@pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
+@pytest.mark.parametrize("holder", [Secret(KEY), Settings.from_mapping({"OPENAI_API_KEY": KEY})])
+def test_a_secret_is_not_pickled(holder: Any, protocol: int) -> None:
+    with pytest.raises(TypeError, match="a secret is not pickled"):
+        pickle.dumps(holder, protocol)
+
+
+def test_a_secret_is_not_copied() -> None:
+    with pytest.raises(TypeError, match="a secret is not pickled"):
+        copy.deepcopy(Settings.from_mapping({"OPENAI_API_KEY": KEY}))
+
+
+def test_the_settings_can_be_shown_with_the_key_as_three_stars() -> None:
+    shown = printable({"OPENAI_API_KEY": KEY, "CHATPORT_MODEL": "m", "PATH": "/bin"})
+    assert shown == [
+        ("OPENAI_API_KEY", "***"),
+        ("OPENAI_BASE_URL", "https://api.openai.com/v1"),
+        ("CHATPORT_MODEL", "m"),
+        ("CHATPORT_DATABASE", "sqlite:///chatport.db"),
+        ("CHATPORT_USER_LIMIT", "20/minute;500/day"),
+        ("CHATPORT_TOTAL_LIMIT", "300/minute"),
+        ("CHATPORT_LIMIT_STORE", "memory:"),
+        ("CHATPORT_SYSTEM_PROMPT", ""),
+        ("CHATPORT_HISTORY_TOKENS", "8000"),
+        ("CHATPORT_TIMEOUT_SECONDS", "120"),
+        ("CHATPORT_MAX_PROMPT_BYTES", "100000"),
+    ]
+
+
+def test_a_key_that_is_not_there_is_shown_as_nothing() -> None:
+    assert printable({})[0] == ("OPENAI_API_KEY", "")
+
+
+def test_a_password_in_a_url_is_not_shown_even_though_it_is_refused() -> None:
+    shown = printable({"OPENAI_BASE_URL": f"https://ada:{KEY}@example.com/v1"})
+    assert KEY not in str(shown)
+
+
+def test_a_dotenv_file_is_read_and_the_environment_wins(tmp_path: Path) -> None:
+    dotenv = tmp_path / ".env"
+    dotenv.write_text(
+        'export OPENAI_API_KEY="sk-file"\n# a comment\nCHATPORT_MODEL=file\nCHATPORT_TOTAL_LIMIT\n'
+    )
+    assert load_environment({"CHATPORT_MODEL": "environment", "PATH": "/bin"}, dotenv) == {
+        "OPENAI_API_KEY": "sk-file",
+        "CHATPORT_MODEL": "environment",
+        "CHATPORT_TOTAL_LIMIT": "",
+        "PATH": "/bin",
+    }
+
+
+def test_a_dotenv_file_need_not_be_there(tmp_path: Path) -> None:
+    assert load_environment({"A": "1"}, tmp_path / ".env") == {"A": "1"}
+
+
+def test_a_byte_order_mark_does_not_hide_the_first_line_of_a_dotenv_file(tmp_path: Path) -> None:
+    dotenv = tmp_path / ".env"
+    dotenv.write_bytes(b"\xef\xbb\xbfOPENAI_API_KEY=sk-file\n")
+    assert load_environment({}, dotenv) == {"OPENAI_API_KEY": "sk-file"}
