@@ -1,7 +1,8 @@
 """One open SQLite file: its connections, its queries, and what each does in a transaction."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,9 @@ SETTLED = (
 """The columns that an outcome writes."""
 
 Row = Mapping[str, Any]
+
+_past_turn: Callable[[tuple[Any, ...]], PastTurn] = partial(tuple.__new__, PastTurn)
+"""A row as it comes from SQLite, made a PastTurn; a third of the cost of its constructor."""
 
 
 class SqliteFile:
@@ -70,7 +74,7 @@ class SqliteFile:
         self.life_sign.show()
         row = to_row(exchange)
         past = self._run(self._queries.history, {**row, "turns": bounds.turns + 1})
-        history = newest_within(bounds, map(PastTurn._make, past))
+        history = newest_within(bounds, map(_past_turn, past))
         row |= {"context_from": history.context_from, "owner": self.life_sign.owner}
         try:
             self._run(self._queries.insert, row)

@@ -63,7 +63,7 @@ class Connection:
         self.deadline = deadline
         self.limits = limits
         self.used_at = 0.0
-        self._answered = self._complete = False
+        self._answered = self._complete = self._dry = False
         self._protocol = h11.Connection(h11.CLIENT, max_incomplete_event_size=MAX_HEADER_BYTES)
         _, host, port = origin
         timeout = min(limits.connect, self._remaining())
@@ -79,7 +79,7 @@ class Connection:
 
     def send(self, request: httpx2.Request) -> None:
         """Send the request's head and body."""
-        self._answered = self._complete = False
+        self._answered = self._complete = self._dry = False
         self.used_at = time.monotonic()
         head = h11.Request(
             method=request.method,
@@ -132,6 +132,7 @@ class Connection:
             except h11.RemoteProtocolError:
                 break  # it is raised again when the next piece is asked for
         self._complete = isinstance(event, h11.EndOfMessage)
+        self._dry = event is h11.NEED_DATA  # asking h11 once more would cost as much as a recv
         return b"".join(parts) or (None if self._complete else b"")
 
     def reusable(self) -> bool:
@@ -164,12 +165,17 @@ class Connection:
     def _event(self) -> object:
         """Return the next h11 event, or None after one heartbeat of silence."""
         data = None
+        event: object = h11.NEED_DATA
         try:
-            while (event := self._protocol.next_event()) is h11.NEED_DATA:
+            if not self._dry:
+                event = self._protocol.next_event()
+            while event is h11.NEED_DATA:
                 self._socket.settimeout(self._remaining(self._patience()))
                 data = self._socket.recv(READ_BYTES)
                 self.used_at = time.monotonic()
                 self._protocol.receive_data(data)
+                self._dry = False
+                event = self._protocol.next_event()
         except TimeoutError:
             return None
         except h11.RemoteProtocolError as error:

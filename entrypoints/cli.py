@@ -51,7 +51,7 @@ def serve(
         -d '{"user_id": "ada", "prompt": "Hello"}'
     """  # noqa: D301  # click reads \b, a control character, as: keep these lines as they are
     from .access_log import configure_logging  # noqa: PLC0415
-    from .server import CannotServe, Serving, default_workers, serve  # noqa: PLC0415  # 30 ms
+    from .server import CannotServe, Serving, check_address, default_workers, serve  # noqa: PLC0415
     from .wiring import MissingKeyError  # noqa: PLC0415
 
     settings = load_settings(show=check)
@@ -59,28 +59,28 @@ def serve(
         stop(EXIT_SETTINGS, str(MissingKeyError()))
     if check:
         return
-    configure_logging()
-    _announce(host, port, settings, offline=offline)
+    serving = Serving(
+        host=host,
+        port=port,
+        workers=workers or default_workers(),
+        offline=offline,
+        insecure_open=insecure_open,
+    )
     try:
-        with faults_end_the_program():
-            serve(
-                settings,
-                Serving(
-                    host=host,
-                    port=port,
-                    workers=workers or default_workers(),
-                    offline=offline,
-                    insecure_open=insecure_open,
-                ),
-            )
+        check_address(serving)
     except CannotServe as error:
         stop(EXIT_SETTINGS, str(error))
+    configure_logging()
+    _announce(host, port, settings, offline=offline)
+    with faults_end_the_program():
+        serve(settings, serving)
 
 
 def _announce(host: str, port: int, settings: Settings, *, offline: bool) -> None:
     if offline:
         line = "OFFLINE: there is no model behind this server; answers only repeat the prompt."
         click.secho(line, err=True, bold=True, fg="yellow")
+    host = f"[{host}]" if ":" in host else host
     upstream = "offline" if offline else f"{settings.model} at {settings.base_url}"
     click.echo(
         f"chatport: http://{host}:{port} -> {upstream}, log in {settings.database or 'memory'}",

@@ -52,18 +52,21 @@ def serve(settings: Settings, serving: Serving) -> None:
     """Serve until the process is told to stop.
 
     Raises:
-        CannotServe: The address is not loopback, or is taken.
         MissingKeyError: There is no key, and `offline` was not asked for.
         StorageUnavailable: The log cannot be used.
     """
-    _check_address(serving)
     if sys.platform == "win32":
         _serve_with_waitress(settings, serving)
     else:
         _serve_with_gunicorn(settings, serving)
 
 
-def _check_address(serving: Serving) -> None:
+def check_address(serving: Serving) -> None:
+    """Return if the server may and can listen there.
+
+    Raises:
+        CannotServe: The address is not loopback, or is taken.
+    """
     if not (_is_loopback(serving.host) or serving.insecure_open):
         raise CannotServe(
             f"{serving.host} can be reached from other machines, and chatport has no keys yet"

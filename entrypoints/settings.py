@@ -13,7 +13,7 @@ from chatport.domain.chat import MAX_PROMPT_BYTES
 from chatport.domain.history import HistoryBounds
 from chatport.domain.model import Limit
 
-PASSWORD_IN_URL = re.compile("//[^/]*@")
+PASSWORD_IN_URL = re.compile("//.*@")
 OURS = "CHATPORT_"
 MAX_DIGITS = 12
 """More than any count that a setting can mean."""
@@ -83,7 +83,7 @@ def _database(value: str) -> Path | None:
     if value == "memory:":
         return None
     path = value.removeprefix("sqlite:///")
-    if path == value or not path:
+    if path == value or not path or path == ":memory:":
         raise ValueError("must be sqlite:///FILE (four slashes for an absolute path) or memory:")
     return Path(path)
 
@@ -216,7 +216,9 @@ def printable(environment: Mapping[str, str]) -> list[tuple[str, str]]:
         value = environment.get(name, each.metadata["default"])
         if each.metadata["parse"] is _secret:
             value = "***" if value else ""
-        shown.append((name, PASSWORD_IN_URL.sub("//***@", value)))
+        if each.metadata["parse"] is _url:
+            value = PASSWORD_IN_URL.sub("//***@", value)
+        shown.append((name, value))
     return shown
 
 

@@ -296,3 +296,11 @@ def test_a_byte_order_mark_does_not_hide_the_first_line_of_a_dotenv_file(tmp_pat
     dotenv = tmp_path / ".env"
     dotenv.write_bytes(b"\xef\xbb\xbfOPENAI_API_KEY=sk-file\n")
     assert load_environment({}, dotenv) == {"OPENAI_API_KEY": "sk-file"}
+
+
+def test_an_at_sign_outside_a_url_is_shown_and_a_slash_in_a_password_is_not() -> None:
+    prompt = "see //x and mail a@b"
+    url = "https://u:pa/ss@h/v1"
+    shown = dict(printable({"CHATPORT_SYSTEM_PROMPT": prompt, "OPENAI_BASE_URL": url}))
+    assert shown["CHATPORT_SYSTEM_PROMPT"] == prompt
+    assert shown["OPENAI_BASE_URL"] == "https://***@h/v1"
