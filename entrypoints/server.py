@@ -133,6 +133,8 @@ def _serve_with_gunicorn(settings: Settings, serving: Serving) -> None:
             "graceful_timeout": GRACEFUL_SECONDS,
             "preload_app": True,
             "control_socket_disable": True,
+            # A worker that replaces a killed one closes what that one left open.
+            "post_worker_init": lambda _worker: parts.store.recover(datetime.now(UTC)),
         }
         Server(create_app(parts.service, parts.ready), options).run()
 

@@ -2,6 +2,7 @@
 
 import http.client
 import json
+import os
 import signal
 import sqlite3
 import threading
@@ -192,11 +193,13 @@ def test_a_killed_worker_is_replaced_and_its_exchange_interrupted(
     waiting.start()
     while not provider.prompts:
         pass
-    service.kill()
+    master = service.process.pid
+    [worker] = Path(f"/proc/{master}/task/{master}/children").read_text().split()
+    os.kill(int(worker), signal.SIGKILL)
     waiting.join()
     provider.gate.set()
-    service = serve()
-    assert states(service.folder) == {"interrupted": 1}
+    while states(service.folder) != {"interrupted": 1}:
+        pass
     status, _, _ = service.ask({"user_id": "ada", "prompt": "again"})
     assert status == 200
 
