@@ -48,6 +48,7 @@ class GroupCommit:
         self._mutex = threading.Lock()
         self._waiting: deque[_Unit[Any]] = deque()
         self._led = False
+        self._committed = False
         self._last_commit_seconds = 0.0
 
     def run(self, work: Callable[[], T]) -> T:
@@ -96,6 +97,7 @@ class GroupCommit:
                 self._waiting[0].woken.release()
 
     def _commit(self, batch: "list[_Unit[Any]]") -> None:
+        self._committed = False
         try:
             self._begin()
             try:
@@ -108,8 +110,9 @@ class GroupCommit:
         except peewee.PeeweeException as error:
             self._after_failure(batch, error)
         except BaseException:
-            for unit in batch:
-                unit.error = peewee.InterfaceError("the commit was interrupted")
+            if not self._committed:
+                for unit in batch:
+                    unit.error = peewee.InterfaceError("the commit was interrupted")
             raise
 
     def _begin(self) -> None:
@@ -127,10 +130,14 @@ class GroupCommit:
         """Wait for the disk; hand that over unless it was quick last time and nobody else waits."""
         began = time.monotonic()
         if callers == 1 and self._last_commit_seconds < QUICK_SECONDS:
-            self._database.commit()
+            self._commit_now()
         else:
-            self._offload(self._database.commit)
+            self._offload(self._commit_now)
         self._last_commit_seconds = time.monotonic() - began
+
+    def _commit_now(self) -> None:
+        self._database.commit()
+        self._committed = True
 
     def _rollback(self) -> None:
         """Undo the transaction, unless SQLite has done so by itself, as when the disk is full."""

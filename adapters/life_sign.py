@@ -24,11 +24,12 @@ class LifeSign:
         if not self._lock.is_locked:
             self._lock.acquire(timeout=0)
 
-    def hide(self) -> None:
-        """Let go of the lock, and remove its file."""
+    def hide(self, *, clean: bool) -> None:
+        """Let go of the lock; remove its file if nothing was left open."""
         if self._lock.is_locked:
             self._lock.release()
-            self._path(self.owner).unlink(missing_ok=True)
+            if clean:
+                self._path(self.owner).unlink(missing_ok=True)
 
     def is_dead(self, owner: str) -> bool:
         """Return whether the process is known to be dead; without its file nothing is known."""

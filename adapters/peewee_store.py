@@ -6,7 +6,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import TypeVar
 
-from chatport.domain.errors import ExchangeLost
+from chatport.domain.errors import ExchangeLost, StorageBusy
 from chatport.domain.history import History, HistoryBounds
 from chatport.domain.model import Exchange, LogQuery
 from chatport.domain.ports import ConversationStore
@@ -76,7 +76,8 @@ class PeeweeStore(ConversationStore):
         self._write(lambda file: file.merge_words(-MERGE_PAGES))
         while self._write(lambda file: file.merge_words(MERGE_PAGES)):
             pass  # a small transaction each, so that others are served in between
-        self._read(lambda file: file.empty_wal())
+        if not self._read(lambda file: file.empty_wal()):
+            raise StorageBusy  # the text is still in the log; erasing once more tries again
         return count
 
     def count_refusal(self, caller: str, rule: str, at: datetime) -> None:

@@ -17,7 +17,7 @@ from .exchange_table import Compiled, ExchangeRow, RefusalRow, bound, hole, time
 from .group_commit import BUSY_SECONDS
 from .life_sign import LifeSign
 from .schema import migrate, refuse_newer
-from .system import random_id
+from .system import SystemClock, random_id
 
 PRAGMAS = {
     "journal_mode": "wal",
@@ -62,10 +62,20 @@ class SqliteFile:
         self._words = _word_index(self.reader)
 
     def close(self) -> None:
-        """Close both connections, and tell other processes that nothing is open any more."""
+        """Close both connections; what this process leaves open is interrupted."""
+        try:
+            self._interrupt_own()
+            clean = True
+        except peewee.PeeweeException:
+            clean = False  # then others find it dead, and do that
         self.reader.close()
         self.writer.close()
-        self.life_sign.hide()
+        self.life_sign.hide(clean=clean)
+
+    def _interrupt_own(self) -> None:
+        with self.writer.atomic("IMMEDIATE"):
+            mine = self._queries.exchange.owner == self.life_sign.owner
+            self._interrupt(mine, timestamp(SystemClock().now()))
 
     # What writes; each runs inside a transaction of `writer`.
 
@@ -157,9 +167,14 @@ class SqliteFile:
         order = order.asc() if query.oldest_first else order.desc()
         return list(wanted.order_by(order).limit(query.limit).dicts())
 
-    def empty_wal(self) -> None:
-        """Move the write-ahead log into the file, and cut it to nothing."""
-        self.reader.execute_sql("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+    def empty_wal(self) -> bool:
+        """Move the write-ahead log into the file and cut it to nothing.
+
+        Returns:
+            False if another process is reading and it could not be cut.
+        """
+        busy, _, _ = self.reader.execute_sql("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+        return not busy
 
     def _run(self, query: Compiled, row: Row) -> Any:
         return self.writer.execute_sql(query.sql, query.values(row))

@@ -1,6 +1,7 @@
 """The pipeline that every prompt goes through: admit, begin, call, finish."""
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from datetime import timedelta
 from functools import partial
 
@@ -126,6 +127,10 @@ class ChatService:
         except ChatportError as error:
             error.allowance = allowance
             raise
+        except BaseException:  # interrupted while it was written, or just after
+            with suppress(ChatportError):
+                self._store.finish(exchange.interrupted(self._clock.now()))
+            raise
         return Turn(
             exchange,
             self._call(history, request.prompt),
@@ -154,7 +159,8 @@ class ChatService:
         try:
             return self._limiter.admit(exchange.caller, exchange.user_id)
         except RateLimited as refusal:
-            self._store.count_refusal(exchange.caller, refusal.rule, exchange.started_at)
+            with suppress(ChatportError):  # a database in trouble changes nothing about the refusal
+                self._store.count_refusal(exchange.caller, refusal.rule, exchange.started_at)
             raise
 
     def _call(self, history: History, prompt: str) -> CompletionRequest:

@@ -1,7 +1,7 @@
 """One open exchange, and the one outcome it will have."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
@@ -140,8 +140,12 @@ class Turn:
         )
 
     def checkpoint(self, partial: str) -> None:
-        """Write down what has arrived so far, so that not even kill -9 loses it."""
-        self._store.checkpoint(self._exchange.id, storable(partial))
+        """Write down what has arrived so far, so that not even kill -9 loses it.
+
+        A database that cannot take it now does not end a healthy stream.
+        """
+        with suppress(ChatportError):
+            self._store.checkpoint(self._exchange.id, storable(partial))
 
     def _settle(self, state: State, reply: str, usage: Usage | None, **facts: object) -> None:
         if self._settled:
@@ -160,6 +164,10 @@ class Turn:
             raise
         except Exception:
             self._store.finish(self._defect(finished_at))
+            raise
+        except BaseException:  # interrupted while it was written: once more, then it may end
+            with suppress(ChatportError):
+                self._store.finish(closed)
             raise
 
     def _defect(self, finished_at: datetime) -> Exchange:

@@ -62,7 +62,11 @@ def _events(stream: ChatStream, line: AccessLine) -> Iterator[bytes]:
         reply = stream.reply
         assert reply is not None, "a stream that ends has its reply"
         yield sse.event("done", {"user_id": reply.user_id, "completion": reply.text})
-    except Exception as error:  # noqa: BLE001  # after `200 OK`, this event is the only answer left
+    except GeneratorExit:
+        raise
+    except BaseException as error:  # after `200 OK`, this event is the only answer left
         fault = fault_of(error)
         line.code = fault.code
         yield sse.event("error", seed_body(fault, line.request_id))
+        if not isinstance(error, Exception):
+            raise

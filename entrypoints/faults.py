@@ -103,14 +103,25 @@ def fault_of(error: BaseException) -> Fault:
     """Return what to tell the client; what is not expected is logged, without its text."""
     if isinstance(error, ChatportError):
         return _of_domain(error)
+    if isinstance(error, HTTPException) and error.code:
+        return _of_http(error, error.code)
+    if (fault := _of_edge(error)) is not None:
+        return fault
+    log_defect(error)
+    return _fault(500, ChatportError.code, ChatportError.message)
+
+
+def _of_edge(error: BaseException) -> Fault | None:
+    """Return the fault for what the server and our own parsing raise."""
     if isinstance(error, BadRequest):
         return _fault(error.status, error.code, error.message, error.field)
     if isinstance(error, InvalidJSON):
         return _fault(400, error.code, str(error))
-    if isinstance(error, HTTPException) and error.code:
-        return _of_http(error, error.code)
-    log_defect(error)
-    return _fault(500, ChatportError.code, ChatportError.message)
+    if type(error).__module__ == "gunicorn.http.errors":  # a chunk that is none
+        return _fault(400, "bad_request", "The request is not valid HTTP.")
+    if not isinstance(error, Exception):
+        return _fault(503, "server_shutdown", "The server is stopping; ask again in a moment.")
+    return None
 
 
 def log_defect(error: BaseException) -> None:

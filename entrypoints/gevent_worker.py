@@ -10,11 +10,18 @@ from gunicorn import util
 from gunicorn.app.base import BaseApplication
 from gunicorn.glogging import Logger
 from gunicorn.http import errors
+from gunicorn.workers.base_async import AsyncWorker
 from gunicorn.workers.ggevent import GeventWorker
 
 from .faults import BadRequest, fault_of, openai_body
 
 logger = logging.getLogger(__name__)
+
+CLIENT_SECONDS = 30.0
+"""For a client to take or to send the next bytes."""
+
+KILL_SECONDS = 8
+"""Of the graceful time, for killing what is left and for writing its outcome."""
 
 STATUS = {
     errors.LimitRequestLine: HTTPStatus.REQUEST_URI_TOO_LONG,
@@ -37,7 +44,17 @@ class PlainLogger(Logger):  # type: ignore[misc]  # gunicorn has no types
 
 
 class Worker(GeventWorker):  # type: ignore[misc]  # gunicorn has no types
-    """Answers what is no HTTP in JSON, and logs it without quoting it."""
+    """Answers what is no HTTP in JSON, and waits neither for ever nor for what the master kills."""
+
+    def init_process(self) -> None:
+        """Give up on the last streams before the master does, so that each gets its outcome."""
+        self.cfg.set("graceful_timeout", self.cfg.graceful_timeout - KILL_SECONDS)
+        super().init_process()
+
+    def handle(self, listener: Any, client: Any, addr: Any) -> None:
+        """Serve a connection whose other side must read and send now and then."""
+        client.settimeout(CLIENT_SECONDS)
+        AsyncWorker.handle(self, listener, client, addr)
 
     def handle_error(self, _req: Any, client: Any, _addr: Any, exc: BaseException) -> None:
         """Answer a request that did not reach the application, or broke on its way out."""

@@ -36,9 +36,9 @@ def json_object(allowed: set[str]) -> dict[str, Any]:
 
 def _read() -> bytes:
     """Return the body's bytes; of one without a length, no more than may be."""
-    if request.content_length is not None or not request.environ.get("wsgi.input_terminated"):
-        return request.get_data(cache=False)
     try:
+        if request.content_length is not None or not request.environ.get("wsgi.input_terminated"):
+            return request.get_data(cache=False)
         body: bytes = request.environ["wsgi.input"].read(MAX_BODY_BYTES + 1)
     except OSError:
         raise ClientDisconnected from None

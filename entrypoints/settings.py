@@ -15,6 +15,7 @@ from chatport.domain.model import Limit
 
 PASSWORD_IN_URL = re.compile("//.*@")
 OURS = "CHATPORT_"
+LARGEST_PROMPT = 900_000
 MAX_DIGITS = 12
 """More than any count that a setting can mean."""
 
@@ -109,6 +110,13 @@ def _count(value: str) -> int:
     return int(value)
 
 
+def _prompt_bytes(value: str) -> int:
+    size = _count(value)
+    if size > LARGEST_PROMPT:
+        raise ValueError(f"must be at most {LARGEST_PROMPT}, since a request may have 1 MB")
+    return size
+
+
 def _seconds(value: str) -> float:
     try:
         seconds = float(value)
@@ -162,7 +170,10 @@ class Settings:
         "for a whole answer; a quarter of it may pass in silence",
     )
     max_prompt_bytes: int = _setting(
-        "CHATPORT_MAX_PROMPT_BYTES", _count, str(MAX_PROMPT_BYTES), "the longest prompt, in UTF-8"
+        "CHATPORT_MAX_PROMPT_BYTES",
+        _prompt_bytes,
+        str(MAX_PROMPT_BYTES),
+        "the longest prompt, in UTF-8",
     )
 
     @classmethod

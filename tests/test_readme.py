@@ -47,5 +47,5 @@ def test_the_table_of_codes_is_complete() -> None:
     stated = {code: int(status) for code, status, _ in table_after("### Errors")}
     codes = {error.code: status for error, status in reversed(STATUS.items())}
     http = {code: status for status, code in HTTP_CODES.items()}
-    expected = {**http, **dict.fromkeys(EDGE_CODES, 400), **codes}
+    expected = {**http, **dict.fromkeys(EDGE_CODES, 400), **codes, "server_shutdown": 503}
     assert stated == expected

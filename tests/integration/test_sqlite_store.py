@@ -431,3 +431,42 @@ def test_an_interrupted_commit_frees_the_lock_for_the_next(
         commits.run(lambda: database.execute_sql("INSERT INTO t VALUES (1)"))
     commits.run(lambda: database.execute_sql("INSERT INTO t VALUES (2)"))
     assert database.execute_sql("SELECT x FROM t").fetchall() == [(2,)]
+
+
+def test_closing_a_store_interrupts_what_it_leaves_open(path: Path) -> None:
+    with closing(PeeweeStore(path)) as store:
+        store.begin(exchange(), BOUNDS)
+    with closing(PeeweeStore(path)) as restarted:
+        [found] = restarted.search(LogQuery())
+        assert found.state is State.INTERRUPTED
+        restarted.begin(exchange(1), BOUNDS)
+    assert list(path.parent.glob("*-alive-*")) == []
+
+
+def test_erasing_says_when_the_text_is_still_in_the_log_of_writes(
+    store: PeeweeStore, path: Path
+) -> None:
+    store.begin(exchange(), BOUNDS)
+    store._opened().reader.timeout = 0
+    with closing(sqlite3.connect(path, isolation_level=None)) as reader:
+        reader.execute("BEGIN")
+        reader.execute("SELECT count(*) FROM exchange").fetchone()
+        with pytest.raises(StorageBusy):
+            store.erase("anonymous", "ada")
+    assert store.erase("anonymous", "ada") == 0
+    assert b"prompt 0" not in path.with_name("log.db-wal").read_bytes()
+
+
+def test_callers_whose_work_was_committed_are_not_told_otherwise(
+    database: peewee.SqliteDatabase,
+) -> None:
+    def offload(commit: Any) -> None:
+        commit()
+        raise KeyboardInterrupt
+
+    commits = GroupCommit(database, offload)
+    commits._last_commit_seconds = 1.0
+    with pytest.raises(KeyboardInterrupt):
+        commits.run(lambda: database.execute_sql("INSERT INTO t VALUES (1)"))
+    assert database.execute_sql("SELECT x FROM t").fetchall() == [(1,)]
+    assert commits._committed is True

@@ -310,3 +310,71 @@ def test_a_defect_of_a_store_does_not_leave_the_exchange_open(make_service: Make
     with pytest.raises(OverflowError):
         ask(make_service(ScriptedGateway("one"), store=choosy))
     assert (log(choosy)[0].state, log(choosy)[0].error_code) == (State.FAILED, "internal_error")
+
+
+class InterruptedStore(MemoryStore):
+    """A store whose user presses Ctrl-C once it has written, or before."""
+
+    def __init__(self, *, at: str, before: bool) -> None:
+        super().__init__()
+        self._at, self._before = at, before
+
+    def _interrupt(self, at: str, *, before: bool) -> None:
+        if (at, before) == (self._at, self._before):
+            self._at = ""
+            raise KeyboardInterrupt
+
+    def begin(self, exchange: Exchange, bounds: HistoryBounds) -> Any:
+        self._interrupt("begin", before=True)
+        history = super().begin(exchange, bounds)
+        self._interrupt("begin", before=False)
+        return history
+
+    def finish(self, exchange: Exchange) -> None:
+        self._interrupt("finish", before=True)
+        super().finish(exchange)
+        self._interrupt("finish", before=False)
+
+
+@pytest.mark.parametrize(
+    ("at", "before", "states"),
+    [
+        ("begin", True, []),
+        ("begin", False, [State.INTERRUPTED]),
+        ("finish", True, [State.COMPLETED]),
+        ("finish", False, [State.COMPLETED]),
+    ],
+)
+def test_an_interrupt_while_the_store_writes_leaves_nothing_open(
+    make_service: MakeService, at: str, states: list[State], *, before: bool
+) -> None:
+    interrupted = InterruptedStore(at=at, before=before)
+    service = make_service(ScriptedGateway("one"), store=interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        ask(service)
+    assert [exchange.state for exchange in log(interrupted)] == states
+    assert ask(service, "again") == "one"
+
+
+class TroubledStore(MemoryStore):
+    """A store that takes exchanges, but neither checkpoints nor counts."""
+
+    def checkpoint(self, exchange_id: str, reply: str) -> None:
+        raise StorageFull
+
+    def count_refusal(self, caller: str, rule: str, at: Any) -> None:
+        raise StorageFull
+
+
+def test_a_checkpoint_that_fails_does_not_end_a_healthy_stream(make_service: MakeService) -> None:
+    gateway = ScriptedGateway(Script(chunks=("a" * 5000, "b")))
+    stream = make_service(gateway, store=TroubledStore()).stream(ChatRequest(prompt="Hello"))
+    assert "".join(stream) == "a" * 5000 + "b"
+
+
+def test_a_refusal_that_cannot_be_counted_is_still_a_refusal(make_service: MakeService) -> None:
+    limits = limiter(user=[Limit(amount=1, window_seconds=60)])
+    service = make_service(ScriptedGateway("one"), store=TroubledStore(), limiter=limits)
+    ask(service)
+    with pytest.raises(RateLimited):
+        ask(service)
