@@ -121,8 +121,8 @@ class GroupCommit:
         while True:
             try:
                 return self._database.begin("IMMEDIATE")
-            except peewee.OperationalError:
-                if time.monotonic() > patience:
+            except peewee.OperationalError as error:
+                if not _is_busy(error) or time.monotonic() > patience:
                     raise
             time.sleep(RETRY_SECONDS)
 
@@ -153,6 +153,11 @@ class GroupCommit:
             for unit in batch:
                 unit.error, unit.broke_transaction = None, False
                 self._commit([unit])
+
+
+def _is_busy(error: peewee.OperationalError) -> bool:
+    name = getattr(getattr(error, "orig", None), "sqlite_errorname", "")
+    return str(name).startswith(("SQLITE_BUSY", "SQLITE_LOCKED"))
 
 
 class _Unit(Generic[T]):

@@ -1,6 +1,7 @@
 """The shape of the code: what importing does, and what may import what."""
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -47,10 +48,13 @@ def test_importing_a_module_does_nothing() -> None:
     names = [name.removesuffix(".__init__") for name in names]
     run(
         "import importlib, os, sys, threading\n"
+        "sys.dont_write_bytecode = True\n"
         "forbidden = {'socket.connect', 'socket.bind', 'subprocess.Popen', 'sqlite3.connect',\n"
         "             'os.fork', 'tempfile.mkstemp', 'socket.getaddrinfo'}\n"
         "def audit(event, arguments):\n"
         "    if event in forbidden: raise AssertionError(event)\n"
+        "    if event == 'open' and set(str(arguments[1])) & set('wax+'):\n"
+        "        raise AssertionError(arguments)\n"
         "sys.addaudithook(audit)\n"
         "environment = dict(os.environ)\n"
         f"for name in {names!r}: importlib.import_module(name)\n"
@@ -60,7 +64,8 @@ def test_importing_a_module_does_nothing() -> None:
 
 
 def test_our_modules_read_the_environment_in_one_place_only() -> None:
-    readers = [path.name for path in SOURCES if "os.environ" in path.read_text()]
+    reading = re.compile(r"\bos\.(environ|getenv)|from os import")
+    readers = [path.name for path in SOURCES if reading.search(path.read_text())]
     assert readers == ["cli_exits.py"]
 
 
@@ -87,4 +92,24 @@ def test_commands_that_need_no_server_import_none() -> None:
         "servers = {'flask', 'gevent', 'openai', 'peewee', 'limits', 'pydantic'}\n"
         "loaded = servers & set(sys.modules)\n"
         "assert not loaded, loaded\n"
+    )
+
+
+def test_the_wiring_imports_only_what_is_chosen() -> None:
+    run(
+        "import sys, chatport.entrypoints.wiring\n"
+        "assert not {'openai', 'peewee', 'flask', 'gevent'} & set(sys.modules)\n"
+    )
+
+
+def test_importing_the_domain_loads_the_standard_library_and_nothing_else() -> None:
+    run(
+        "import sys\n"
+        "before = set(sys.modules)\n"
+        "import chatport.domain\n"
+        "ours = {'chatport', 'chatport.domain'}\n"
+        "foreign = {name for name in set(sys.modules) - before - ours\n"
+        "    if name.split('.')[0] not in sys.stdlib_module_names\n"
+        "    and not name.startswith('chatport.domain.')}\n"
+        "assert not foreign, foreign\n"
     )

@@ -1,6 +1,9 @@
 """The contract of LimitCounter, and what the sliding window counter promises with it."""
 
+import subprocess
+import sys
 import threading
+from typing import Any
 
 import pytest
 from limits import RateLimitItemPerSecond
@@ -122,14 +125,64 @@ def test_64_threads_get_exactly_the_limit(counter: LimitCounter) -> None:
     assert sum(outcomes) == 20
 
 
-def test_more_keys_than_slots_use_no_more_memory_and_evict_the_oldest(time: FakeTime) -> None:
+def test_under_more_keys_than_slots_a_key_in_use_is_never_forgotten(time: FakeTime) -> None:
     table = WindowTable(slots=64, monotonic=time)
     counter = LimitsCounter(table)
-    for n in range(10_000):
+    busy = charge(Limit(amount=10_000, window_seconds=86_400), "busy")
+    for n in range(1_000):
         time.now += 0.001
-        assert admits(counter, charge(key=f"user-{n}"), charge(MINUTE, "busy")) or n >= 20
+        assert admits(counter, charge(Limit(amount=1, window_seconds=60), f"user-{n}"))
+        assert counter.take([busy])[0].remaining == 9_999 - n
     assert len(table._memory) == 64 * 32
-    assert not admits(counter, charge(MINUTE, "busy")), "a key in use is never evicted"
+
+
+def test_the_window_before_still_weighs_after_the_window_moved(
+    counter: LimitCounter, time: FakeTime
+) -> None:
+    admits(counter, charge())
+    time.now += 59
+    while admits(counter, charge()):
+        pass
+    time.now += 2
+    assert sum(admits(counter, charge()) for _ in range(20)) == 1
+
+
+def test_windows_are_read_and_written_under_the_lock(monkeypatch: pytest.MonkeyPatch) -> None:
+    table = WindowTable(slots=64)
+    window = table._window
+
+    def guarded(*arguments: Any) -> Any:
+        assert table.lock._threads.locked()
+        return window(*arguments)
+
+    monkeypatch.setattr(table, "_window", guarded)
+    assert admits(LimitsCounter(table), charge())
+
+
+FORKED = """
+import os
+from chatport.adapters import LimitsCounter, WindowTable
+from chatport.domain import Charge, Limit
+counter = LimitsCounter(WindowTable(slots=64))
+charge = Charge(rule="user", key="ada", limit=Limit(amount=4_000, window_seconds=3600))
+children = []
+for _ in range(4):
+    read, write = os.pipe()
+    if os.fork() == 0:
+        admitted = sum(counter.take([charge])[0].admitted for _ in range(2_000))
+        os.write(write, str(admitted).encode())
+        os._exit(0)
+    children.append(read)
+for _ in children: os.wait()
+print(sum(int(os.read(child, 16)) for child in children))
+"""
+
+
+def test_four_processes_that_share_a_table_get_exactly_the_limit() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", FORKED], capture_output=True, text=True, check=True
+    )
+    assert done.stdout == "4000\n"
 
 
 def test_the_table_can_be_cleared(time: FakeTime) -> None:

@@ -5,11 +5,13 @@ import sqlite3
 import subprocess
 import sys
 import threading
+import traceback
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import peewee
@@ -17,7 +19,7 @@ import pytest
 from playhouse.schema_diff import diff_models
 from pytest_mock import MockerFixture
 
-from chatport.adapters import PeeweeStore
+from chatport.adapters import PeeweeStore, group_commit, sqlite_faults
 from chatport.adapters.exchange_table import ExchangeRow, RefusalRow, bound
 from chatport.adapters.group_commit import GroupCommit
 from chatport.domain import Exchange, HistoryBounds, LogQuery, State
@@ -28,6 +30,7 @@ from chatport.domain.errors import (
     StorageFull,
     StorageReadOnly,
     StorageTooNew,
+    StorageUnavailable,
 )
 
 BOUNDS = HistoryBounds()
@@ -185,6 +188,8 @@ def test_without_its_life_sign_an_exchange_counts_as_alive_until_its_lease_ends(
     for sign in path.parent.glob("*-alive-*"):
         sign.unlink()
     with closing(PeeweeStore(path)) as other:
+        with pytest.raises(ConversationBusy):
+            other.begin(exchange(1), BOUNDS)
         assert other.recover(NOW) == 0
         assert other.recover(NOW + timedelta(hours=2)) == 1
 
@@ -470,3 +475,55 @@ def test_callers_whose_work_was_committed_are_not_told_otherwise(
         commits.run(lambda: database.execute_sql("INSERT INTO t VALUES (1)"))
     assert database.execute_sql("SELECT x FROM t").fetchall() == [(1,)]
     assert commits._committed is True
+
+
+@pytest.mark.parametrize("named_leader", [False, True])
+def test_a_caller_that_is_killed_while_it_waits_leaves_the_queue(
+    database: peewee.SqliteDatabase, monkeypatch: pytest.MonkeyPatch, *, named_leader: bool
+) -> None:
+    held, go = threading.Event(), threading.Event()
+
+    def hold(commit: Any) -> None:
+        held.set()
+        go.wait()
+        commit()
+
+    commits = GroupCommit(database, hold)
+    commits._last_commit_seconds = 1.0
+
+    def insert(n: int) -> None:
+        commits.run(lambda: database.execute_sql(f"INSERT INTO t VALUES ({n})"))
+
+    leader = threading.Thread(target=insert, args=(1,))
+    leader.start()
+    held.wait()
+
+    class Killed(group_commit._Unit[Any]):
+        def __init__(self, work: Any) -> None:
+            super().__init__(work)
+            self.woken = SimpleNamespace(acquire=self.die, release=lambda: None)  # type: ignore[assignment]
+
+        def die(self) -> None:
+            if named_leader:
+                go.set()
+                leader.join()
+                assert self.leads
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(group_commit, "_Unit", Killed)
+        with pytest.raises(KeyboardInterrupt):
+            insert(2)
+    go.set()
+    leader.join()
+    last = threading.Thread(target=insert, args=(3,), daemon=True)
+    last.start()
+    last.join(5)
+    assert not last.is_alive()
+    assert database.execute_sql("SELECT x FROM t").fetchall() == [(1,), (3,)]
+
+
+def test_a_database_error_tells_neither_values_nor_sql(caplog: pytest.LogCaptureFixture) -> None:
+    with pytest.raises(StorageUnavailable) as fault, sqlite_faults.translated():
+        raise peewee.OperationalError('near "canary": syntax error')
+    assert "canary" not in "".join(traceback.format_exception(fault.value)) + caplog.text

@@ -1,6 +1,7 @@
 """The pipeline: admit, begin, call, finish."""
 
 from collections.abc import Callable
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -378,3 +379,37 @@ def test_a_refusal_that_cannot_be_counted_is_still_a_refusal(make_service: MakeS
     ask(service)
     with pytest.raises(RateLimited):
         ask(service)
+
+
+def test_a_prompt_that_is_too_long_takes_nothing_from_the_limits(make_service: MakeService) -> None:
+    limits = limiter(user=[Limit(amount=1, window_seconds=60)])
+    service = make_service(ScriptedGateway("one"), limiter=limits, max_prompt_bytes=4)
+    with pytest.raises(InvalidField):
+        ask(service, "too long")
+    assert ask(service, "ok") == "one"
+
+
+def test_callers_are_limited_apart_also_for_users_of_the_same_name() -> None:
+    limits = limiter(user=[Limit(amount=1, window_seconds=60)])
+    limits.admit("one", "ada")
+    limits.admit("other", "ada")
+    with pytest.raises(RateLimited):
+        limits.admit("one", "ada")
+
+
+def test_times_come_from_the_clock_alone(
+    make_service: MakeService, store: MemoryStore, clock: Any
+) -> None:
+    class Slow(ScriptedGateway):
+        def complete(self, request: Any) -> Any:
+            clock.passed += 7
+            return super().complete(request)
+
+    began = clock.now()
+    ask(make_service(Slow("one"), lease_seconds=99))
+    [exchange] = log(store)
+    assert (exchange.started_at, exchange.lease_until, exchange.finished_at) == (
+        began,
+        began + timedelta(seconds=99),
+        began + timedelta(seconds=7),
+    )

@@ -196,3 +196,47 @@ def test_an_outcome_is_written_even_when_closing_the_call_fails(
         stream.close()
     assert (only(store).state, only(store).reply) == (State.CANCELLED, "word")
     stream.close()
+
+
+def test_what_is_written_down_on_the_way_is_clean(
+    make_service: MakeService, store: MemoryStore
+) -> None:
+    stream = open_stream(make_service(ScriptedGateway(Script(chunks=("\x00" + "a" * 4096, "b")))))
+    next(stream)
+    assert only(store).reply == "\ufffd" + "a" * 4096
+    stream.close()
+
+
+class CountingStore(MemoryStore):
+    """A store that counts how often an outcome is written."""
+
+    finished = 0
+
+    def finish(self, exchange: Exchange) -> None:
+        self.finished += 1
+        super().finish(exchange)
+
+
+def test_an_outcome_is_written_exactly_once(make_service: MakeService) -> None:
+    counting = CountingStore()
+    stream = open_stream(make_service(ScriptedGateway(SCRIPT), store=counting))
+    list(stream)
+    stream.close()
+    stream.close()
+    assert counting.finished == 1
+
+
+def test_the_exchange_is_open_when_the_stream_is_entered(
+    make_service: MakeService, store: MemoryStore
+) -> None:
+    seen: list[State] = []
+
+    class Watching(ScriptedGateway):
+        @contextmanager
+        def stream(self, request: CompletionRequest) -> Iterator[Iterator[Delta]]:
+            seen.append(only(store).state)
+            with super().stream(request) as deltas:
+                yield deltas
+
+    open_stream(make_service(Watching(SCRIPT))).close()
+    assert seen == [State.OPEN]

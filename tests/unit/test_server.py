@@ -1,12 +1,17 @@
 """Which server runs where."""
 
+import subprocess
 import sys
+from datetime import timedelta
 
 import pytest
 from pytest_mock import MockerFixture
 
+from chatport.adapters import MemoryStore
+from chatport.domain import ChatRequest
 from chatport.entrypoints import server
 from chatport.entrypoints.settings import Settings
+from chatport.entrypoints.wiring import Place, assembled
 
 SERVING = server.Serving(host="127.0.0.1", port=0, workers=1, offline=True, insecure_open=False)
 
@@ -35,12 +40,14 @@ def test_on_windows_the_application_is_handed_to_waitress(
     monkeypatch: pytest.MonkeyPatch, mocker: MockerFixture
 ) -> None:
     waitress = mocker.MagicMock()
+    recover = mocker.spy(MemoryStore, "recover")
     monkeypatch.setitem(sys.modules, "waitress", waitress)
     settings = Settings.from_mapping({"CHATPORT_DATABASE": "memory:"})
     server._serve_with_waitress(settings, SERVING)
     application = waitress.serve.call_args.args[0]
     assert application.test_client().get("/readyz").status_code == 200
     assert waitress.serve.call_args.kwargs["host"] == "127.0.0.1"
+    assert recover.call_count == 1
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "10.0.0.1", "example.com"])
@@ -54,3 +61,47 @@ def test_an_address_that_strangers_reach_is_refused(host: str) -> None:
 def test_loopback_addresses_are_served(host: str) -> None:
     serving = server.Serving(host=host, port=0, workers=1, offline=True, insecure_open=False)
     server.check_address(serving)
+
+
+def run(script: str) -> str:
+    """Run a script in a fresh interpreter, and return what it prints."""
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=False, timeout=60
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+def test_a_killed_greenlet_waits_for_its_work_on_the_other_thread() -> None:
+    said = run(
+        "import threading, gevent\n"
+        "from chatport.entrypoints.server import _offload\n"
+        "go, said = threading.Event(), []\n"
+        "def work(): go.wait(); said.append('worked')\n"
+        "def caller():\n"
+        "    try: _offload(work)\n"
+        "    finally: said.append('left')\n"
+        "greenlet = gevent.spawn(caller); gevent.sleep(0.05)\n"
+        "greenlet.kill(block=False); gevent.sleep(0.05)\n"
+        "before = list(said); go.set(); greenlet.join()\n"
+        "print(before, said)\n"
+    )
+    assert said == "[] ['worked', 'left']"
+
+
+def test_a_lease_outlasts_the_longest_call() -> None:
+    hour = {"CHATPORT_DATABASE": "memory:", "CHATPORT_TIMEOUT_SECONDS": "3600"}
+    with assembled(Settings.from_mapping(hour), Place(offline=True)) as parts:
+        stored = parts.store.find(parts.service.reply(ChatRequest(prompt="Hello")).exchange_id)
+    assert stored is not None
+    assert stored.lease_until - stored.started_at > timedelta(seconds=3600)
+
+
+def test_libraries_that_log_what_is_said_are_quiet() -> None:
+    run(
+        "import logging\n"
+        "from chatport.entrypoints.access_log import configure_logging\n"
+        "configure_logging()\n"
+        "for name in ('openai', 'httpx2', 'httpcore2', 'peewee', 'filelock', 'gunicorn.access'):\n"
+        "    assert not logging.getLogger(name).isEnabledFor(logging.INFO), name\n"
+    )
