@@ -35,7 +35,7 @@ SETTLED = (
 Row = Mapping[str, Any]
 
 _past_turn: Callable[[tuple[Any, ...]], PastTurn] = partial(tuple.__new__, PastTurn)
-"""A row as it comes from SQLite, made a PastTurn; a third of the cost of its constructor."""
+"""A row as it comes from SQLite, made a PastTurn without a look at its length."""
 
 
 class SqliteFile:
