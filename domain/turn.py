@@ -162,7 +162,7 @@ class Turn:
             error.allowance = self.allowance
             error.may_be_billed = True
             raise
-        except Exception:
+        except Exception:  # a defect of the store, whatever it is; it goes on from here
             self._store.finish(self._defect(finished_at))
             raise
         except BaseException:  # interrupted while it was written: once more, then it may end

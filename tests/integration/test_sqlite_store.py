@@ -462,19 +462,49 @@ def test_erasing_says_when_the_text_is_still_in_the_log_of_writes(
     assert b"prompt 0" not in path.with_name("log.db-wal").read_bytes()
 
 
+def outcome_of_inserting(n: int, commits: GroupCommit, database: peewee.SqliteDatabase) -> str:
+    """Return `kept`, or the name of what was raised."""
+    try:
+        commits.run(lambda: database.execute_sql(f"INSERT INTO t VALUES ({n})"))
+    except BaseException as error:  # noqa: BLE001  # recorded
+        return type(error).__name__
+    return "kept"
+
+
 def test_callers_whose_work_was_committed_are_not_told_otherwise(
     database: peewee.SqliteDatabase,
 ) -> None:
+    held, go = threading.Event(), threading.Event()
+    handed_over: list[Any] = []
+
     def offload(commit: Any) -> None:
+        handed_over.append(commit)
+        if len(handed_over) == 1:
+            held.set()
+            go.wait()
         commit()
-        raise KeyboardInterrupt
+        if len(handed_over) > 1:
+            raise KeyboardInterrupt  # in the thread of the second leader, after its commit
 
     commits = GroupCommit(database, offload)
     commits._last_commit_seconds = 1.0
-    with pytest.raises(KeyboardInterrupt):
-        commits.run(lambda: database.execute_sql("INSERT INTO t VALUES (1)"))
-    assert database.execute_sql("SELECT x FROM t").fetchall() == [(1,)]
-    assert commits._committed is True
+    outcomes: list[str] = []
+
+    def insert(n: int) -> None:
+        outcomes.append(outcome_of_inserting(n, commits, database))
+
+    threads = [threading.Thread(target=insert, args=(n,)) for n in range(3)]
+    threads[0].start()
+    held.wait()
+    for thread in threads[1:]:
+        thread.start()
+    while len(commits._waiting) < 2:
+        pass
+    go.set()
+    for thread in threads:
+        thread.join()
+    assert sorted(outcomes) == ["KeyboardInterrupt", "kept", "kept"]
+    assert database.execute_sql("SELECT count(*) FROM t").fetchone() == (3,)
 
 
 @pytest.mark.parametrize("named_leader", [False, True])
