@@ -5,7 +5,7 @@ PORT ?= 8000
 BIN := .venv/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: run test check format bench lock clean
+.PHONY: run test check format bench fuzz lock clean
 
 run: .venv/run
 	@if [ -n "$$OPENAI_API_KEY" ] || grep -qs '^ *\(export \)\? *OPENAI_API_KEY=.' .env; \
@@ -30,6 +30,15 @@ format: .venv/test
 bench: .venv/test
 	$(BIN)/python tests/benchmarks/bench.py
 
+# What /openapi.json promises, against a live server: requests that it allows and that it does not.
+# Without limits, which would refuse most of them.
+fuzz: .venv/test
+	@CHATPORT_DATABASE=memory: CHATPORT_USER_LIMIT= CHATPORT_TOTAL_LIMIT= \
+	$(BIN)/chatport serve --offline --port $(PORT) 2>/dev/null & \
+	server=$$!; trap "kill $$server" EXIT; \
+	$(BIN)/schemathesis run --checks all \
+	--wait-for-schema 10 http://127.0.0.1:$(PORT)/openapi.json
+
 # The lock files hold hashes for every platform, and no host names.
 lock: .venv/test
 	$(BIN)/uv pip compile pyproject.toml --group build --universal --generate-hashes --quiet \
@@ -52,4 +61,4 @@ lock: .venv/test
 	@touch $@
 
 clean:
-	rm -rf .venv .links .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage
+	rm -rf .venv .links .mypy_cache .ruff_cache .pytest_cache .hypothesis .schemathesis .coverage

@@ -41,6 +41,10 @@ class LifeSign:
             return False
         return True
 
+    def is_abandoned(self, owner: str, lease_until: str, at: str) -> bool:
+        """Return whether nobody will finish what this process has left open until now."""
+        return lease_until <= at or self.is_dead(owner)
+
     @contextmanager
     def dead_owners(self) -> Iterator[list[str]]:
         """Yield the dead; on leaving without an error, bury them."""

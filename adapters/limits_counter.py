@@ -8,7 +8,7 @@ from typing import NamedTuple
 from limits import RateLimitItem, RateLimitItemPerSecond, parse_many
 from limits.strategies import SlidingWindowCounterRateLimiter
 
-from chatport.domain.model import Allowance, Charge, Limit
+from chatport.domain.allowance import Allowance, Charge, Limit
 from chatport.domain.ports import LimitCounter
 
 from .window_table import WindowTable

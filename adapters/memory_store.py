@@ -1,15 +1,17 @@
 """Exchanges in memory: for tests, and for embedding where nothing must be kept."""
 
+import secrets
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from datetime import datetime
 
-from chatport.domain.errors import ConversationBusy, ExchangeLost
+from chatport.domain.errors import ConversationBusy, ExchangeLost, IdempotencyInProgress
 from chatport.domain.history import History, HistoryBounds, PastTurn, newest_within
 from chatport.domain.model import Exchange, LogQuery, State
 from chatport.domain.ports import ConversationStore
+from chatport.domain.relay import Once
 
 
 class MemoryStore(ConversationStore):
@@ -19,33 +21,64 @@ class MemoryStore(ConversationStore):
         self._lock = threading.Lock()
         self._exchanges: dict[int, Exchange] = {}
         self._last_number = 0
+        self._pseudonym_key = secrets.token_bytes(32)
         self.refusals: Counter[tuple[str, str, datetime]] = Counter()
 
     def begin(self, exchange: Exchange, bounds: HistoryBounds) -> History:
         """Keep an open exchange and return what goes along with it."""
         with self._lock:
-            self._refuse_second_turn(exchange)
-            history = newest_within(bounds, self._past_turns(exchange))
+            attempt = self._attempt_before(exchange)
+            if exchange.request is None:
+                self._refuse_second_turn(exchange)
+            if attempt is not None:
+                del self._exchanges[attempt.number]
+            history = History()
+            if exchange.request is None:
+                history = newest_within(bounds, self._past_turns(exchange))
             self._last_number += 1
             self._exchanges[self._last_number] = replace(
                 exchange, number=self._last_number, context_from=history.context_from
             )
             return history
 
-    def checkpoint(self, exchange_id: str, reply: str) -> None:
+    def earlier(
+        self, caller: str, once: Once, *, now: datetime, since: datetime
+    ) -> Exchange | None:
+        """Return what the request would repeat."""
+        with self._lock:
+            found = max(
+                self._matching(lambda e: _is_repeated(e, caller, once, since)),
+                key=lambda e: (
+                    _is_open(e) and e.lease_until > now,
+                    not _is_open(e),
+                    e.finished_at or since,
+                    e.number,
+                ),
+                default=None,
+            )
+            if found is not None and _is_open(found) and found.lease_until <= now:
+                return found.interrupted(now)
+            return found
+
+    def checkpoint(self, exchange: Exchange) -> None:
         """Keep what has arrived so far."""
         with self._lock:
-            for exchange in self._matching(lambda e: e.id == exchange_id and _is_open(e)):
-                self._exchanges[exchange.number] = replace(exchange, reply=reply)
+            for stored in self._matching(lambda e: _is_open_attempt(e, exchange)):
+                self._exchanges[stored.number] = replace(
+                    stored, reply=exchange.reply, answer=tuple(exchange.answer)
+                )
 
     def finish(self, exchange: Exchange) -> None:
         """Keep the outcome."""
         with self._lock:
-            stored = next(self._matching(lambda e: e.id == exchange.id and _is_open(e)), None)
+            stored = next(self._matching(lambda e: _is_open_attempt(e, exchange)), None)
             if stored is None:
                 raise ExchangeLost
             self._exchanges[stored.number] = replace(
-                exchange, number=stored.number, context_from=stored.context_from
+                exchange,
+                number=stored.number,
+                context_from=stored.context_from,
+                answer=tuple(exchange.answer),
             )
 
     def conversation(
@@ -64,7 +97,8 @@ class MemoryStore(ConversationStore):
         """Return a page of the log."""
         with self._lock:
             found = [*self._matching(lambda exchange: _matches(exchange, query))]
-            return (found[::-1] if query.oldest_first else found)[: query.limit]
+            found = (found[::-1] if query.oldest_first else found)[: query.limit]
+            return [replace(exchange, request=None, answer=()) for exchange in found]
 
     def erase(self, caller: str, user_id: str) -> int:
         """Forget one user."""
@@ -73,6 +107,10 @@ class MemoryStore(ConversationStore):
             for exchange in theirs:
                 del self._exchanges[exchange.number]
             return len(theirs)
+
+    def pseudonym_key(self) -> bytes:
+        """Return the key of this store's life."""
+        return self._pseudonym_key
 
     def count_refusal(self, caller: str, rule: str, at: datetime) -> None:
         """Count a refusal."""
@@ -97,9 +135,22 @@ class MemoryStore(ConversationStore):
         """Yield matching exchanges, newest first."""
         return (exchange for exchange in reversed(self._exchanges.values()) if wanted(exchange))
 
+    def _attempt_before(self, new: Exchange) -> Exchange | None:
+        """Return the attempt that this one replaces."""
+        if new.idempotency_key is None:
+            return None
+        key = (new.caller, new.idempotency_key)
+        old = next(self._matching(lambda e: (e.caller, e.idempotency_key) == key), None)
+        if old is None:
+            return None
+        alive = _is_open(old) and old.lease_until > new.started_at
+        if (old.id, old.request_hash) != (new.id, new.request_hash) or old.final or alive:
+            raise IdempotencyInProgress
+        return old
+
     def _refuse_second_turn(self, new: Exchange) -> None:
         key = (new.caller, new.user_id)
-        for exchange in self._matching(lambda e: (e.caller, e.user_id) == key and _is_open(e)):
+        for exchange in self._matching(lambda e: _is_turn_of(e, *key) and _is_open(e)):
             if exchange.lease_until > new.started_at:
                 raise ConversationBusy
             self._exchanges[exchange.number] = exchange.interrupted(new.started_at)
@@ -107,15 +158,31 @@ class MemoryStore(ConversationStore):
 
     def _past_turns(self, new: Exchange) -> Iterator[PastTurn]:
         for exchange in self._matching(
-            lambda e: (
-                (e.caller, e.user_id) == (new.caller, new.user_id) and e.state is State.COMPLETED
-            )
+            lambda e: _is_turn_of(e, new.caller, new.user_id) and e.state is State.COMPLETED
         ):
             yield PastTurn(exchange.number, exchange.prompt, exchange.reply, exchange.turn_tokens)
 
 
 def _is_open(exchange: Exchange) -> bool:
     return exchange.state is State.OPEN
+
+
+def _is_open_attempt(stored: Exchange, attempt: Exchange) -> bool:
+    same = (stored.id, stored.started_at) == (attempt.id, attempt.started_at)
+    return same and _is_open(stored)
+
+
+def _is_turn_of(exchange: Exchange, caller: str, user_id: str) -> bool:
+    return (exchange.caller, exchange.user_id) == (caller, user_id) and exchange.request is None
+
+
+def _is_repeated(exchange: Exchange, caller: str, once: Once, since: datetime) -> bool:
+    if exchange.caller != caller:
+        return False
+    if once.key is not None:
+        return exchange.idempotency_key == once.key
+    recent = exchange.finished_at is None or exchange.finished_at >= since
+    return once.retry and exchange.request_hash == once.request_hash and recent
 
 
 def _matches(exchange: Exchange, query: LogQuery) -> bool:

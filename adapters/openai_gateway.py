@@ -5,7 +5,8 @@ Its low-level `post()` keeps authentication, headers and typed errors, and skips
 """
 
 import json
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any, cast
 
@@ -13,19 +14,19 @@ import httpx2
 import openai
 from openai._models import FinalRequestOptions
 
-from chatport.domain.errors import UpstreamError, UpstreamInvalidResponse
-from chatport.domain.model import Completion, CompletionRequest, Delta, Usage
+from chatport.domain.errors import UpstreamInvalidResponse
+from chatport.domain.model import Completion, CompletionRequest, Delta
+from chatport.domain.models import ModelCard
 from chatport.domain.ports import LLMGateway
 
+from .openai_answers import StreamedAnswer, completion, model_cards
 from .sse import SSEDecoder
-from .upstream_connection import TransportLimits
+from .upstream_connection import STILL_WANTED, TransportLimits
 from .upstream_faults import translated
 from .upstream_transport import UpstreamTransport
 
-MAX_TOKENS = 2**31
-"""What an integer column of every database holds; larger counts are a provider's mistake."""
-
-HEARTBEAT = Delta()
+QUIET_SECONDS = 0.25
+"""How long bytes may come that say nothing, before that counts as a silence."""
 
 OPENAI_URL = "https://api.openai.com/v1"
 
@@ -44,44 +45,55 @@ class OpenAIGateway(LLMGateway):
     def __init__(
         self, *, api_key: str, base_url: str = OPENAI_URL, timeout_seconds: float = 120.0
     ) -> None:
+        self._key = api_key
         limits = TransportLimits(total=timeout_seconds, silence=timeout_seconds / 4)
         self._http = httpx2.Client(transport=UpstreamTransport(limits), trust_env=False)
         self._client = _Client(api_key=api_key, base_url=base_url, http_client=self._http)
 
     def complete(self, request: CompletionRequest) -> Completion:
         """Call the provider and read its whole answer."""
-        with translated():
-            response = self._post(request, stream=False)
-            return _completion(_parsed(response.content), response.headers.get("x-request-id"))
+        relayed = request.body is not None
+        with translated(relayed=relayed, key=self._key):
+            response = self._client.send(_body(request, stream=False))
+            request_id = response.headers.get("x-request-id")
+            return completion(response.content, request_id, relayed=relayed)
 
     @contextmanager
     def stream(self, request: CompletionRequest) -> Iterator[Iterator[Delta]]:
         """Call the provider and read its answer as it arrives."""
-        with translated():
-            response = self._post(request, stream=True)
+        relayed = request.body is not None
+        with translated(relayed=relayed, key=self._key):
+            body = _body(request, stream=True)
+            body.still_wanted = request.still_wanted
+            response = self._client.send(body, stream=True)
         try:
-            yield _deltas(response)
+            _check_is_stream(response)
+            yield _deltas(response, StreamedAnswer(relayed=relayed))
         finally:
             response.close()
+
+    def models(self) -> Sequence[ModelCard]:
+        """Ask the provider for its models."""
+        with translated():
+            return model_cards(self._client.get("/models", cast_to=httpx2.Response).content)
 
     def close(self) -> None:
         """Close the connections to the provider."""
         self._client.close()
 
-    def _post(self, request: CompletionRequest, *, stream: bool) -> httpx2.Response:
-        response: Any = self._client.post(
-            "/chat/completions",
-            cast_to=httpx2.Response,
-            content=_encode(request, stream=stream),
-            options={"follow_redirects": False},
-            stream=stream,
-            stream_cls=openai.Stream,
-        )
-        return cast("httpx2.Response", response)  # what `cast_to` asked for
+
+class _Body(bytes):
+    """A request's body, and whether its answer is still wanted once it has been silent for a while.
+
+    The SDK hands a body on as it is, and has no other place for what the transport must know. A
+    whole answer is always wanted, since it can be asked for again.
+    """
+
+    still_wanted: Callable[[], bool] | None = None
 
 
 class _Client(openai.OpenAI):
-    """The SDK's client, sending one kind of request with only the headers that we choose.
+    """The SDK's client, sending its requests with only the headers that we choose.
 
     The SDK merges seven sources of headers and parses the address three times for each call, a
     third of the whole cost; ours are always the same.
@@ -89,10 +101,13 @@ class _Client(openai.OpenAI):
 
     def __init__(self, *, api_key: str, base_url: str, http_client: httpx2.Client) -> None:
         super().__init__(api_key=api_key, base_url=base_url, max_retries=0, http_client=http_client)
-        self._completions_url = httpx2.URL(f"{base_url.rstrip('/')}/chat/completions")
-        self._completions_headers = httpx2.Headers(
+        self._urls = {
+            "POST": httpx2.URL(f"{base_url.rstrip('/')}/chat/completions"),
+            "GET": httpx2.URL(f"{base_url.rstrip('/')}/models"),
+        }
+        self._headers = httpx2.Headers(
             {
-                "Host": self._completions_url.netloc.decode("ascii"),
+                "Host": self._urls["POST"].netloc.decode("ascii"),
                 "Accept": "application/json",
                 "Accept-Encoding": "identity",
                 "Authorization": f"Bearer {api_key}",
@@ -101,18 +116,37 @@ class _Client(openai.OpenAI):
             }
         )
 
+    def send(self, body: _Body, *, stream: bool = False) -> httpx2.Response:
+        """Send a completion's request once, and return the answer; raise the SDK's errors."""
+        response: Any = self.post(
+            "/chat/completions",
+            cast_to=httpx2.Response,
+            content=body,
+            options={"follow_redirects": False},
+            stream=stream,
+            stream_cls=openai.Stream,
+        )
+        return cast("httpx2.Response", response)  # what `cast_to` asked for
+
     def _build_request(
         self, options: FinalRequestOptions, *, retries_taken: int = 0
     ) -> httpx2.Request:
         del retries_taken  # there are none
-        if not isinstance(options.content, bytes):
-            raise TypeError("only completions are sent")
+        method, body = options.method.upper(), options.content
+        if not isinstance(body, _Body | None):
+            raise TypeError("only our own calls are sent")
+        extensions = {} if body is None else {STILL_WANTED: body.still_wanted}
         return httpx2.Request(
-            "POST",
-            self._completions_url,
-            headers=self._completions_headers,
-            content=options.content,
+            method,
+            self._urls[method],
+            headers=self._headers,
+            content=body,
+            extensions=extensions,
         )
+
+
+def _body(request: CompletionRequest, *, stream: bool) -> _Body:
+    return _Body(_encode(request, stream=stream) if request.body is None else request.body)
 
 
 def _encode(request: CompletionRequest, *, stream: bool) -> bytes:
@@ -128,105 +162,41 @@ def _encode(request: CompletionRequest, *, stream: bool) -> bytes:
 _quoted = json.JSONEncoder(ensure_ascii=False).encode
 
 
-def _parsed(data: bytes) -> Any:
-    """Return what the JSON says; None, which is no answer either, if it is not JSON."""
-    try:
-        return json.loads(data)
-    except (ValueError, RecursionError):
-        return None
-
-
-def _completion(answer: Any, request_id: str | None) -> Completion:
-    """Check and translate an answer: an object with at least one choice that says something."""
-    if not isinstance(answer, dict) or not (choice := _first_choice(answer)):
+def _check_is_stream(response: httpx2.Response) -> None:
+    if not response.headers.get("content-type", "").startswith("text/event-stream"):
+        request_id = response.headers.get("x-request-id")
         raise UpstreamInvalidResponse(upstream_status=200, upstream_request_id=request_id)
-    text = _text(choice.get("message"))
-    finish_reason = choice.get("finish_reason")
-    if text is None or not isinstance(finish_reason, str):
-        raise UpstreamInvalidResponse(upstream_status=200, upstream_request_id=request_id)
-    return Completion(
-        text=text,
-        finish_reason=finish_reason,
-        usage=_usage(answer.get("usage")),
-        upstream_request_id=request_id,
-    )
 
 
-def _deltas(response: httpx2.Response) -> Iterator[Delta]:
+def _deltas(response: httpx2.Response, answer: StreamedAnswer) -> Iterator[Delta]:
     """Yield the pieces of a streamed answer: for all events that arrive together, one piece."""
     with translated():
-        request_id = response.headers.get("x-request-id")
-        if not response.headers.get("content-type", "").startswith("text/event-stream"):
-            raise UpstreamInvalidResponse(upstream_status=200, upstream_request_id=request_id)
-        if request_id:
+        if request_id := response.headers.get("x-request-id"):
             yield Delta(upstream_request_id=request_id)
-        answer = _StreamedAnswer()
         for payloads in _arrivals(response):
             yield from answer.read(payloads)
+        answer.end()
 
 
 def _arrivals(response: httpx2.Response) -> Iterator[list[bytes]]:
-    """Yield the data of the events that arrive together; nothing for a silence or a comment.
+    """Yield the data of the events that arrive together; nothing for a silence.
 
+    A provider that sends parts of an event, or comments, is silent too, but not at each of them.
     Reads on past `[DONE]` to the end of the body, so that the connection can be used again; but
     does not wait there for a provider that says no more.
     """
     decoder, pieces = SSEDecoder(), _pieces(response)
+    silent_again = time.monotonic() + QUIET_SECONDS
     for piece in pieces:
         payloads = decoder.feed(piece)
         if b"[DONE]" in payloads:
-            yield payloads[: payloads.index(b"[DONE]")]
+            if last := payloads[: payloads.index(b"[DONE]")]:
+                yield last
             _read_to_the_end(pieces)
             return
-        yield payloads
-
-
-class _StreamedAnswer:
-    """Checks and translates the events of one stream."""
-
-    def __init__(self) -> None:
-        self._said_something = False
-
-    def read(self, payloads: list[bytes]) -> Iterator[Delta]:
-        """Yield what the events say together, and then raise if one of them is wrong."""
-        deltas: list[Delta] = []
-        fault: Exception | None = None
-        try:
-            deltas.extend(self._delta(json.loads(payload)) for payload in payloads)
-        except Exception as error:  # noqa: BLE001  # raised below, after what came before it
-            fault = error
-        if len(deltas) == 1:
-            yield deltas[0]
-        elif deltas or fault is None:
-            yield _together(deltas)
-        if fault is not None:
-            raise fault
-
-    def _delta(self, chunk: Any) -> Delta:
-        if chunk is None:
-            return HEARTBEAT
-        if not isinstance(chunk, dict):
-            raise UpstreamInvalidResponse
-        if chunk.get("error"):
-            raise UpstreamError
-        choice = _first_choice(chunk) or {}
-        text, finish_reason = _text(choice.get("delta")), choice.get("finish_reason")
-        self._said_something = self._said_something or text is not None
-        if finish_reason and not self._said_something:
-            raise UpstreamInvalidResponse  # a tool call, which nobody has asked for
-        return Delta(
-            text=text or "",
-            finish_reason=finish_reason if isinstance(finish_reason, str) else None,
-            usage=_usage(chunk.get("usage")),
-        )
-
-
-def _together(deltas: list[Delta]) -> Delta:
-    return Delta(
-        text="".join(delta.text for delta in deltas),
-        finish_reason=next((d.finish_reason for d in deltas if d.finish_reason), None),
-        usage=next((delta.usage for delta in deltas if delta.usage), None),
-    )
+        if payloads or not piece or time.monotonic() > silent_again:
+            yield payloads
+            silent_again = time.monotonic() + QUIET_SECONDS
 
 
 def _read_to_the_end(pieces: Iterator[bytes]) -> None:
@@ -240,29 +210,3 @@ def _pieces(response: httpx2.Response) -> Iterator[bytes]:
     if not isinstance(response.stream, httpx2.SyncByteStream):
         raise TypeError("the transport is synchronous")
     yield from response.stream
-
-
-def _first_choice(answer: dict[str, Any]) -> dict[str, Any] | None:
-    choices = answer.get("choices")
-    if isinstance(choices, list) and choices and isinstance(choices[0], dict):
-        return choices[0]
-    return None
-
-
-def _text(message: Any) -> str | None:
-    """Return what the model said; a refusal in words counts."""
-    if not isinstance(message, dict):
-        return None
-    text = message.get("content")
-    if text is None:
-        text = message.get("refusal")
-    return text if isinstance(text, str) else None
-
-
-def _usage(usage: Any) -> Usage | None:
-    if not isinstance(usage, dict):
-        return None
-    counts = usage.get("prompt_tokens"), usage.get("completion_tokens")
-    if not all(type(count) is int and 0 <= count < MAX_TOKENS for count in counts):
-        return None
-    return Usage(prompt_tokens=counts[0], completion_tokens=counts[1])  # type: ignore[arg-type]  # the line above has checked them

@@ -10,6 +10,7 @@ from chatport.domain.errors import ExchangeLost, StorageBusy
 from chatport.domain.history import History, HistoryBounds
 from chatport.domain.model import Exchange, LogQuery
 from chatport.domain.ports import ConversationStore
+from chatport.domain.relay import Once
 
 from .exchange_table import to_exchange, to_row
 from .group_commit import GroupCommit, Offload, run_here
@@ -44,9 +45,16 @@ class PeeweeStore(ConversationStore):
         """Commit an open exchange and return what goes along with it."""
         return self._write(lambda file: file.begin(exchange, bounds))
 
-    def checkpoint(self, exchange_id: str, reply: str) -> None:
+    def earlier(
+        self, caller: str, once: Once, *, now: datetime, since: datetime
+    ) -> Exchange | None:
+        """Return what the request would repeat."""
+        return self._read(lambda file: file.log.earlier(caller, once, now, since))
+
+    def checkpoint(self, exchange: Exchange) -> None:
         """Commit what has arrived so far."""
-        self._write(lambda file: file.checkpoint(exchange_id, reply))
+        row = to_row(exchange)
+        self._write(lambda file: file.checkpoint(row))
 
     def finish(self, exchange: Exchange) -> None:
         """Commit the outcome."""
@@ -63,12 +71,11 @@ class PeeweeStore(ConversationStore):
 
     def find(self, exchange_id: str) -> Exchange | None:
         """Return one exchange."""
-        rows = self._read(lambda file: file.find(exchange_id))
-        return to_exchange(rows[0]) if rows else None
+        return self._read(lambda file: file.log.find(exchange_id))
 
     def search(self, query: LogQuery) -> Sequence[Exchange]:
         """Return a page of the log, newest first."""
-        return [to_exchange(row) for row in self._read(lambda file: file.search(query))]
+        return [to_exchange(row) for row in self._read(lambda file: file.log.search(query))]
 
     def erase(self, caller: str, user_id: str) -> int:
         """Delete one user's exchanges, and their words from the index and the write-ahead log."""
@@ -79,6 +86,10 @@ class PeeweeStore(ConversationStore):
         if not self._read(lambda file: file.empty_wal()):
             raise StorageBusy  # the text is still in the log; erasing once more tries again
         return count
+
+    def pseudonym_key(self) -> bytes:
+        """Return the key, and commit it if it is new."""
+        return self._write(SqliteFile.pseudonym_key)
 
     def count_refusal(self, caller: str, rule: str, at: datetime) -> None:
         """Count a refusal in its minute."""

@@ -1,21 +1,25 @@
 """One open SQLite file: its connections, its queries, and what each does in a transaction."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import datetime
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import peewee
-from playhouse.sqlite_ext import FTS5Model, SearchField
 
-from chatport.domain.errors import ConversationBusy
+from chatport.domain.errors import ConversationBusy, IdempotencyInProgress
 from chatport.domain.history import History, HistoryBounds, PastTurn, newest_within
-from chatport.domain.model import Exchange, LogQuery, State
+from chatport.domain.model import Exchange, State
+from chatport.domain.relay import RequestText
 
-from .exchange_table import Compiled, ExchangeRow, RefusalRow, bound, hole, timestamp, to_row
+from .exchange_queries import ATTEMPT, ExchangeQueries
+from .exchange_reader import ExchangeReader
+from .exchange_table import Compiled, timestamp, to_row
 from .group_commit import BUSY_SECONDS
 from .life_sign import LifeSign
+from .request_texts import RequestTexts
 from .schema import migrate, refuse_newer
 from .system import SystemClock, random_id
 
@@ -25,12 +29,7 @@ PRAGMAS = {
     "secure_delete": "on",  # what is erased is overwritten
     "journal_size_limit": 64 * 1024 * 1024,
 }
-SETTLED = (
-    *("state", "reply", "sanitized", "finish_reason", "prompt_tokens", "completion_tokens"),
-    *("tokens_estimated", "turn_tokens", "error_code", "upstream_status"),
-    *("upstream_request_id", "attempts", "finished_at"),
-)
-"""The columns that an outcome writes."""
+NO_REQUEST = {"context_from": None, "parameters_id": None, "messages_id": None}
 
 Row = Mapping[str, Any]
 
@@ -57,9 +56,9 @@ class SqliteFile:
         migrate(self.writer, path)
         self.writer.timeout = 0  # GroupCommit waits, where waiting is allowed
         self.life_sign = LifeSign(path, random_id())
-        self._queries = _Queries(self.writer)
-        self._stored = bound(ExchangeRow, self.reader)
-        self._words = _word_index(self.reader)
+        self._queries = ExchangeQueries(self.writer)
+        self._texts = RequestTexts(self.writer)
+        self.log = ExchangeReader(self.reader, self.life_sign)
 
     def close(self) -> None:
         """Close both connections; what this process leaves open is interrupted."""
@@ -82,10 +81,38 @@ class SqliteFile:
     def begin(self, exchange: Exchange, bounds: HistoryBounds) -> History:
         """Insert an open exchange, and return what goes along with it."""
         self.life_sign.show()
-        row = to_row(exchange)
+        row = {**to_row(exchange), "owner": self.life_sign.owner, **NO_REQUEST}
+        if exchange.idempotency_key is None and exchange.request is None:
+            return self._begin_turn(row, bounds)
+        with self._all_or_none():
+            attempt = self._delete_attempt_before(row)
+            if exchange.request is None:
+                history = self._begin_turn(row, bounds)
+            else:
+                history = self._begin_relay(row, exchange.request)
+            if attempt is not None and attempt["parameters_id"] is not None:
+                self._texts.drop(attempt["parameters_id"], attempt["messages_id"])
+            return history
+
+    @contextmanager
+    def _all_or_none(self) -> Iterator[None]:
+        """Undo the block's writes if it raises, and leave those of others in the transaction.
+
+        peewee's savepoint hides the error where SQLite has undone the transaction by itself.
+        """
+        self.writer.execute_sql("SAVEPOINT several")
+        try:
+            yield
+        except BaseException:
+            if self.writer.connection().in_transaction:
+                self.writer.execute_sql("ROLLBACK TO several")
+            raise
+        self.writer.execute_sql("RELEASE several")
+
+    def _begin_turn(self, row: dict[str, Any], bounds: HistoryBounds) -> History:
         past = self._run(self._queries.history, {**row, "turns": bounds.turns + 1})
         history = newest_within(bounds, map(_past_turn, past))
-        row |= {"context_from": history.context_from, "owner": self.life_sign.owner}
+        row["context_from"] = history.context_from
         try:
             self._run(self._queries.insert, row)
         except peewee.IntegrityError:
@@ -93,17 +120,35 @@ class SqliteFile:
             self._run(self._queries.insert, row)
         return history
 
-    def checkpoint(self, exchange_id: str, reply: str) -> None:
+    def _begin_relay(self, row: dict[str, Any], request: RequestText) -> History:
+        row["parameters_id"], row["messages_id"] = self._texts.keep(row["caller"], request)
+        self._run(self._queries.insert, row)
+        return History()
+
+    def checkpoint(self, row: Row) -> None:
         """Write what has arrived so far."""
-        self._run(self._queries.checkpoint, {"public_id": exchange_id, "reply": reply})
+        self._run(self._queries.checkpoint, row)
 
     def finish(self, row: Row) -> bool:
         """Write an outcome; return False if the exchange is not open any more."""
         return bool(self._run(self._queries.finish, row).rowcount)
 
     def erase(self, caller: str, user_id: str) -> int:
-        """Delete one user's exchanges."""
-        return int(self._run(self._queries.erase, {"caller": caller, "user_id": user_id}).rowcount)
+        """Delete one user's exchanges, and the texts that nothing else needs."""
+        user = {"caller": caller, "user_id": user_id}
+        texts = self._run(self._queries.texts_of_user, user).fetchall()
+        count = int(self._run(self._queries.erase, user).rowcount)
+        for parameters_id, messages_id in texts:
+            self._texts.drop(parameters_id, messages_id)
+        return count
+
+    def pseudonym_key(self) -> bytes:
+        """Return the key, and make it if it is not there yet."""
+        self.writer.execute_sql(
+            "INSERT OR IGNORE INTO secret (name, value) VALUES ('pseudonym', randomblob(32))"
+        )
+        [(key,)] = self.writer.execute_sql("SELECT value FROM secret WHERE name = 'pseudonym'")
+        return bytes(key)
 
     def check(self) -> None:
         """Do nothing: having the write lock is the check."""
@@ -133,13 +178,31 @@ class SqliteFile:
             (row.lease_until <= timestamp(now)) | row.owner.in_(dead), timestamp(now)
         )
 
+    def _delete_attempt_before(self, new: Row) -> Row | None:
+        """Delete the attempt that this one replaces, and return what it was."""
+        if new["idempotency_key"] is None:
+            return None
+        found = self._run(self._queries.with_key, new).fetchone()
+        if found is None:
+            return None
+        old = dict(zip(ATTEMPT, found, strict=True))
+        alive = old["state"] == State.OPEN and not self.life_sign.is_abandoned(
+            old["owner"], old["lease_until"], new["started_at"]
+        )
+        same = all(old[name] == new[name] for name in ("public_id", "request_hash"))
+        if alive or old["final"] or not same:
+            raise IdempotencyInProgress
+        row = self._queries.exchange
+        row.delete().where(row.id == old["id"]).execute()
+        return old
+
     def _interrupt_abandoned_turn(self, new: Row) -> None:
         """Make room for a new turn, unless the open one is alive."""
         found = self._run(self._queries.open_turn, new).fetchone()
         if found is None:
             return
         number, owner, lease_until = found
-        if lease_until > new["started_at"] and not self.life_sign.is_dead(owner):
+        if not self.life_sign.is_abandoned(owner, lease_until, new["started_at"]):
             raise ConversationBusy
         self._interrupt(self._queries.exchange.id == number, new["started_at"])
 
@@ -147,25 +210,6 @@ class SqliteFile:
         row = self._queries.exchange
         outcome = {"state": State.INTERRUPTED, "error_code": "interrupted", "finished_at": at}
         return int(row.update(outcome).where((row.state == State.OPEN) & which).execute())
-
-    # What reads.
-
-    def find(self, exchange_id: str) -> list[Row]:
-        """Return the row of one exchange, if there is one."""
-        return list(self._stored.select().where(self._stored.public_id == exchange_id).dicts())
-
-    def search(self, query: LogQuery) -> list[Row]:
-        """Return the rows that match, in the order of their numbers."""
-        stored, words = self._stored, self._words
-        wanted = stored.select()
-        if query.text is not None:
-            wanted = wanted.join(words, on=(words.rowid == stored.id))
-            wanted = wanted.where(words.match(words.web_query(query.text)))
-        for condition in _conditions(stored, query):
-            wanted = wanted.where(condition)
-        order = words.rowid if query.text is not None else stored.id
-        order = order.asc() if query.oldest_first else order.desc()
-        return list(wanted.order_by(order).limit(query.limit).dicts())
 
     def empty_wal(self) -> bool:
         """Move the write-ahead log into the file and cut it to nothing.
@@ -180,51 +224,6 @@ class SqliteFile:
         return self.writer.execute_sql(query.sql, query.values(row))
 
 
-class _Queries:
-    """The hot queries, compiled once by peewee."""
-
-    def __init__(self, database: peewee.Database) -> None:
-        self.exchange = row = bound(ExchangeRow, database)
-        refusal = bound(RefusalRow, database)
-        of_user = (row.caller == hole("caller")) & (row.user_id == hole("user_id"))
-        is_open = row.state == peewee.SQL("'open'")
-        columns = [name for name in row._meta.fields if name != "id"]  # noqa: SLF001  # peewee's documented name
-        self.insert = Compiled(row.insert({getattr(row, name): hole(name) for name in columns}))
-        self.history = Compiled(
-            row.select(row.id, row.prompt, row.reply, row.turn_tokens)
-            .where(of_user & (row.state == peewee.SQL("'completed'")))
-            .order_by(row.id.desc())
-            .limit(hole("turns"))
-        )
-        self.open_turn = Compiled(
-            row.select(row.id, row.owner, row.lease_until).where(of_user & is_open)
-        )
-        self.checkpoint = Compiled(
-            row.update({row.reply: hole("reply")}).where(
-                (row.public_id == hole("public_id")) & is_open
-            )
-        )
-        self.finish = Compiled(
-            row.update({getattr(row, name): hole(name) for name in SETTLED}).where(
-                (row.public_id == hole("public_id")) & is_open
-            )
-        )
-        self.erase = Compiled(row.delete().where(of_user))
-        self.refuse = Compiled(
-            refusal.insert(
-                {
-                    refusal.caller: hole("caller"),
-                    refusal.rule: hole("rule"),
-                    refusal.minute: hole("minute"),
-                    refusal.count: peewee.SQL("1"),
-                }
-            ).on_conflict(
-                conflict_target=[refusal.caller, refusal.rule, refusal.minute],
-                update={refusal.count: refusal.count + peewee.SQL("1")},
-            )
-        )
-
-
 def _database(path: Path) -> peewee.SqliteDatabase:
     """Return a database with one connection for all threads; whoever uses it takes turns."""
     return peewee.SqliteDatabase(
@@ -234,27 +233,3 @@ def _database(path: Path) -> peewee.SqliteDatabase:
         thread_safe=False,
         check_same_thread=False,
     )
-
-
-def _word_index(database: peewee.Database) -> Any:
-    class WordIndex(FTS5Model):  # type: ignore[misc]  # playhouse has no types
-        prompt = SearchField()
-        reply = SearchField()
-
-        class Meta:
-            table_name = "exchange_text"
-
-    WordIndex.bind(database)
-    return WordIndex
-
-
-def _conditions(stored: Any, query: LogQuery) -> list[peewee.Expression]:
-    exact = {stored.caller: query.caller, stored.user_id: query.user_id, stored.state: query.state}
-    conditions = [column == value for column, value in exact.items() if value is not None]
-    if query.since is not None:
-        conditions.append(stored.started_at >= timestamp(query.since))
-    if query.before is not None:
-        conditions.append(stored.id < query.before)
-    if query.after is not None:
-        conditions.append(stored.id > query.after)
-    return conditions

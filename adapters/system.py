@@ -18,6 +18,10 @@ class SystemClock(Clock):
         """Return seconds that only grow."""
         return time.monotonic()
 
+    def sleep(self, seconds: float) -> None:
+        """Return after so many seconds."""
+        time.sleep(seconds)
+
 
 def random_id() -> str:
     """Return 128 random bits as 32 hexadecimal digits."""

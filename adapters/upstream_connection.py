@@ -6,16 +6,21 @@ The protocol itself is h11's work.
 import socket
 import ssl
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import NoReturn
 
 import h11
 import httpx2
 
+from chatport.domain.errors import CallerGone
+
 READ_BYTES = 65_536
 MAX_HEADER_BYTES = 65_536
 """Also the longest line of a chunked body. The largest headers of known providers are 8 KB."""
+
+STILL_WANTED = "chatport.still_wanted"
+"""The extension of a request that says whether anybody still waits for its answer to begin."""
 
 MOMENT = 0.001
 """The shortest wait, in seconds: a timeout of 0 would mean not to wait but to look."""
@@ -97,12 +102,18 @@ class Connection:
         except OSError:
             return  # it may have answered before it read everything; if not, reading fails too
 
-    def head(self) -> h11.Response:
-        """Wait for the answer's status and headers."""
+    def head(self, still_wanted: Callable[[], bool] | None = None) -> h11.Response:
+        """Wait for the answer's status and headers.
+
+        Raises:
+            CallerGone: After a heartbeat of silence, they were not wanted any more.
+        """
         while True:
             event = self._event()
             if event is None:
                 self._check_silence()
+                if still_wanted is not None and not still_wanted():
+                    raise CallerGone
             elif isinstance(event, h11.Response):
                 self._answered = True
                 _check_encoding(event)

@@ -4,10 +4,13 @@ The only place that knows both. The exception of the SDK holds the key and the p
 `from None`; of the provider's words only its machine code is read.
 """
 
+import json
 import logging
 import math
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
 import httpx2
 import openai
@@ -78,16 +81,44 @@ BY_STATUS: Mapping[int, type[ChatportError]] = {
 """Other statuses: from 500 an UpstreamError, below UpstreamRejected."""
 
 
+PASSED_ON = frozenset({400, 404, 413, 422})
+"""The statuses that say what the client did wrong, which a developer needs to read."""
+
+KEY_LIKE = re.compile(
+    r"\bsk[-_][\w*.\-]{4,}"
+    r"|\b(?:pk|rk|gsk|xai|hf|r8|cp|sess|org|proj)[-_](?=[\w\-]*\d)[\w\-]{6,}"
+    r"|\bAIza[\w\-]{8,}"
+    r"|\bBearer\s+\S+"
+    r"|(?<![\w\-])(?=[a-z]*\d)(?=\d*[a-z])[a-z0-9]{40,}(?![\w\-])",
+    re.IGNORECASE,
+)
+"""Known beginnings of keys, and what is too long and too mixed for a word, a name or an id."""
+
+UNEXPLAINED = "The provider refused the request, and did not say why."
+
+LONGEST_WORDS = 4_000
+"""Characters of a message that is passed on. OpenAI's longest known have some hundreds."""
+
+
 @contextmanager
-def translated() -> Iterator[None]:
-    """Turn whatever the block raises into an error of the domain, and forget the original."""
+def translated(*, relayed: bool = False, key: str = "") -> Iterator[None]:
+    """Turn whatever the block raises into an error of the domain, and forget the original.
+
+    Args:
+        relayed: The request was passed on as it was; its mistakes are told in the provider's
+            words, without secrets.
+        key: The key of the call, which they must not hold.
+    """
     try:
         yield
     except ChatportError:
         raise
     except Exception as error:  # noqa: BLE001  # the process boundary to the provider: anything may come
         try:
-            raise translate(error) from None
+            fault = translate(error)
+            if relayed and isinstance(error, openai.APIStatusError):
+                fault.passed_on = _passed_on(error, key)
+            raise fault from None
         except ChatportError as fault:
             fault.__context__ = None  # `from None` hides the original, but keeps it
             raise
@@ -98,6 +129,8 @@ def translate(error: Exception) -> ChatportError:
     if isinstance(error, openai.APIStatusError):
         return _from_status(error)
     cause = error.__cause__
+    if isinstance(cause, ChatportError):  # the transport's own, which the SDK has wrapped
+        return cause
     if isinstance(error, openai.APIConnectionError) and isinstance(cause, Exception):
         error = cause
     kind = next(ours for theirs, ours in BY_EXCEPTION if isinstance(error, theirs))
@@ -135,3 +168,47 @@ def _retry_after_seconds(headers: httpx2.Headers) -> float:
     except ValueError:  # a date, which no provider sends
         return 1.0
     return min(max(seconds, 1.0), 3600.0) if math.isfinite(seconds) else 1.0
+
+
+def _passed_on(error: openai.APIStatusError, key: str) -> bytes | None:
+    """Return the provider's error as it may be shown; None if it is not the caller's mistake."""
+    if error.status_code not in PASSED_ON:
+        return None
+    said = _words(error.response.content)
+    words = {name: _masked(said.get(name), key) for name in ("message", "type", "param", "code")}
+    words["message"] = words["message"] or UNEXPLAINED
+    words["type"] = words["type"] or "invalid_request_error"
+    return json.dumps({"error": words}).encode()
+
+
+def _words(body: bytes) -> dict[str, Any]:
+    """Return what an error says, in OpenAI's form or in one of those that servers use instead."""
+    try:
+        answer = json.loads(body.decode())
+    except (ValueError, RecursionError):
+        return {}
+    said = answer.get("error", answer) if isinstance(answer, dict) else {}
+    if not isinstance(said, dict):
+        return {"message": said}  # Ollama, TGI
+    detail = said.get("detail")  # FastAPI
+    if isinstance(detail, list):
+        detail = "; ".join(_problem(each) for each in detail if isinstance(each, dict))
+    return said if said.get("message") else {**said, "message": detail}
+
+
+def _problem(detail: dict[str, Any]) -> str:
+    place = detail.get("loc")
+    where = ".".join(str(each) for each in place) if isinstance(place, list) else ""
+    return f"{where}: {detail.get('msg')}"
+
+
+def _masked(word: object, key: str) -> str | None:
+    """Return a word of the provider's without anything that is, or looks like, a key."""
+    if not isinstance(word, str | int) or isinstance(word, bool):
+        return None
+    said = str(word)
+    if len(said) > LONGEST_WORDS:  # not in the middle of what may be a key
+        said = " ".join(said[:LONGEST_WORDS].split()[:-1])
+    if key:
+        said = said.replace(key, "***")
+    return KEY_LIKE.sub("***", said)

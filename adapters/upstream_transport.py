@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 import httpx2
 
-from .upstream_connection import Connection, TransportLimits
+from .upstream_connection import STILL_WANTED, Connection, TransportLimits
 
 KEEP_IDLE = 1_000
 """Idle connections to keep: with 2,000 calls in flight on two processes, all of them."""
@@ -35,7 +35,7 @@ class UpstreamTransport(httpx2.BaseTransport):
         connection = self._connection(request.url, deadline)
         try:
             connection.send(request)
-            head = connection.head()
+            head = connection.head(request.extensions.get(STILL_WANTED))
             body = _Body(self, connection)
             return httpx2.Response(head.status_code, headers=head.headers.raw_items(), stream=body)
         except BaseException:

@@ -2,8 +2,8 @@
 
 from collections.abc import Sequence
 
+from .allowance import Allowance, Charge, Limit
 from .errors import RateLimited
-from .model import Allowance, Charge, Limit
 from .ports import LimitCounter
 
 

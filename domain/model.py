@@ -1,20 +1,28 @@
 """The records of the domain. Each checks itself when it is made, and none can change afterwards."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from enum import StrEnum
 from typing import NamedTuple
 
 from .errors import InvalidField, InvalidUnicode, InvalidUserId
+from .relay import Once, Relay, RequestText
+from .text import UNSTORABLE
 
 ANONYMOUS = "anonymous"
 """The one caller of a service that has no keys yet."""
 
+INTERRUPTED = "interrupted"
+"""The error code of an exchange whose process died."""
+
 USER_ID = re.compile(r"[A-Za-z0-9._@:-]{1,128}")
-UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
-"""NUL ends strings in C libraries; PostgreSQL refuses it. Surrogates cannot be encoded as UTF-8."""
+
+
+def always() -> bool:
+    """Return True."""
+    return True
 
 
 class State(StrEnum):
@@ -54,20 +62,31 @@ class CompletionRequest:
 
     Attributes:
         messages: Oldest first; the prompt is the last.
+        body: The request in the provider's own protocol, to be passed on as it is; then there are
+            no messages, and the answer's own bytes are wanted too.
+        still_wanted: Asked every few seconds of silence before a streamed answer begins; False
+            ends the call.
     """
 
     model: str
-    messages: Sequence[Message]
+    messages: Sequence[Message] = ()
+    body: bytes | None = None
+    still_wanted: Callable[[], bool] = always
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Completion:
-    """A whole answer of the provider."""
+    """A whole answer of the provider.
+
+    Attributes:
+        body: The answer as it came, if the request was passed on as it was.
+    """
 
     text: str
     finish_reason: str
     usage: Usage | None = None
     upstream_request_id: str | None = None
+    body: bytes | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,9 +95,13 @@ class Delta:
 
     An empty `text` with nothing else is a heartbeat: the provider is silent, the stream is alive.
     The finish reason, the usage and the request id each come once, with any piece.
+
+    Attributes:
+        events: The provider's own events, as they came, if the request was passed on as it was.
     """
 
     text: str = ""
+    events: Sequence[bytes] = ()
     finish_reason: str | None = None
     usage: Usage | None = None
     upstream_request_id: str | None = None
@@ -89,11 +112,15 @@ class ChatRequest:
     """A user's prompt, checked.
 
     Attributes:
-        prompt: 1 or more characters, not only white space.
+        prompt: 1 or more characters, not only white space. Of a relay, what was said last, for
+            the log; it may be empty.
         user_id: Names the user and continues the chat; None asks for a new, unguessable one.
         caller: Whose user this is.
         route: Where the request came in, for the log.
         request_id: Becomes the exchange's id; None asks for a new one.
+        relay: The request in the provider's own protocol, if it came so.
+        once: What tells a repeated request from a new one; None takes each as new.
+        still_wanted: Says whether somebody still waits for a streamed answer to begin.
 
     Raises:
         InvalidField: The prompt is empty.
@@ -106,21 +133,24 @@ class ChatRequest:
     caller: str = ANONYMOUS
     route: str = "embedded"
     request_id: str | None = None
+    relay: Relay | None = None
+    once: Once | None = None
+    still_wanted: Callable[[], bool] = always
 
     def __post_init__(self) -> None:
-        check_text("prompt", self.prompt)
+        check_text("prompt", self.prompt, may_be_empty=self.relay is not None)
         if self.user_id is not None:
             check_user_id(self.user_id)
 
 
-def check_text(field: str, text: str) -> None:
+def check_text(field: str, text: str, *, may_be_empty: bool = False) -> None:
     """Refuse text that is empty, or that not every database can store.
 
     Raises:
         InvalidField: The text is empty or only white space.
         InvalidUnicode: The text holds NUL or a lone surrogate.
     """
-    if not text or text.isspace():
+    if not may_be_empty and (not text or text.isspace()):
         raise InvalidField(field, "must not be empty")
     if UNSTORABLE.search(text):
         raise InvalidUnicode(field, "holds a NUL or half a surrogate pair")
@@ -149,6 +179,11 @@ class Exchange:
         sanitized: The model's text held characters that cannot be stored, now U+FFFD.
         attempts: How often the provider was called.
         lease_until: When an exchange that is still open counts as abandoned.
+        request: What the client wrote, if it was passed on as it was. Such an exchange is no turn
+            of a conversation. `ConversationStore.search` leaves it and the answer out.
+        answer: The provider's answer as it came, if the request was passed on or may be repeated:
+            one piece, or one for each event of a stream.
+        final: A repeated request gets this outcome again, and no new attempt.
     """
 
     id: str
@@ -172,6 +207,11 @@ class Exchange:
     upstream_request_id: str | None = None
     attempts: int = 0
     finished_at: datetime | None = None
+    request: RequestText | None = None
+    answer: Sequence[bytes] = ()
+    final: bool = False
+    idempotency_key: str | None = None
+    request_hash: str | None = None
 
     def __post_init__(self) -> None:
         if (self.state is State.OPEN) != (self.finished_at is None):
@@ -179,7 +219,7 @@ class Exchange:
 
     def interrupted(self, at: datetime) -> "Exchange":
         """Return the exchange as it ends when its process is gone."""
-        return replace(self, state=State.INTERRUPTED, finished_at=at, error_code="interrupted")
+        return replace(self, state=State.INTERRUPTED, finished_at=at, error_code=INTERRUPTED)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -203,51 +243,3 @@ class LogQuery:
     after: int | None = None
     limit: int = 50
     oldest_first: bool = False
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Limit:
-    """At most `amount` requests in a sliding window of `window_seconds`."""
-
-    amount: int
-    window_seconds: int
-
-    def __post_init__(self) -> None:
-        if self.amount < 1 or self.window_seconds < 1:
-            raise ValueError("a limit allows at least 1 request in at least 1 second")
-
-    def __str__(self) -> str:
-        names = {1: "second", 60: "minute", 3600: "hour", 86400: "day"}
-        return (
-            f"{self.amount} per {names.get(self.window_seconds, f'{self.window_seconds} seconds')}"
-        )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Charge:
-    """One unit to take from one window.
-
-    Attributes:
-        rule: `user` or `total`; named in refusals and statistics.
-        key: Whose window it is.
-    """
-
-    rule: str
-    key: str
-    limit: Limit
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Allowance:
-    """What is left of one limit.
-
-    Attributes:
-        remaining: Requests that would be admitted now.
-        reset_seconds: Until a request more would be admitted than now.
-        admitted: False if this limit refused the request.
-    """
-
-    charge: Charge
-    remaining: int
-    reset_seconds: float
-    admitted: bool = True

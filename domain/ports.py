@@ -10,8 +10,17 @@ from contextlib import AbstractContextManager
 from datetime import datetime
 from typing import Protocol
 
+from .allowance import Allowance, Charge
 from .history import History, HistoryBounds
-from .model import Allowance, Charge, Completion, CompletionRequest, Delta, Exchange, LogQuery
+from .model import (
+    Completion,
+    CompletionRequest,
+    Delta,
+    Exchange,
+    LogQuery,
+)
+from .models import ModelCard
+from .relay import Once
 
 NewId = Callable[[], str]
 """Returns an id that was never returned before and that nobody can guess (128 random bits)."""
@@ -28,6 +37,10 @@ class Clock(Protocol):
     def monotonic(self) -> float:
         """Return seconds that only grow, for durations."""
 
+    @abstractmethod
+    def sleep(self, seconds: float) -> None:
+        """Return after so many seconds."""
+
 
 class LLMGateway(Protocol):
     """Calls the provider. It raises only errors of `domain/errors.py`."""
@@ -38,7 +51,9 @@ class LLMGateway(Protocol):
 
         Raises:
             UpstreamError: The provider failed; which subclass says how.
-            ContentFiltered, ContextLengthExceeded: The provider refused the prompt.
+            ContentFiltered, ContextLengthExceeded: The provider refused the prompt. For a request
+                that was passed on as it was, these and the errors of its making have the
+                provider's own words.
         """
 
     @abstractmethod
@@ -49,6 +64,17 @@ class LLMGateway(Protocol):
         does; iterating may raise an UpstreamError too; leaving always closes the call, at once
         and without reading on. A good end has delivered exactly one finish reason. While the
         provider is silent, empty pieces arrive every few seconds. One thread at a time.
+
+        Raises:
+            CallerGone: On entering, `request.still_wanted` said that nobody waits any more.
+        """
+
+    @abstractmethod
+    def models(self) -> Sequence[ModelCard]:
+        """Ask the provider which models it offers, and return them in its order.
+
+        Raises:
+            UpstreamError: The provider failed; which subclass says how.
         """
 
 
@@ -67,12 +93,29 @@ class ConversationStore(Protocol):
         `exchange.started_at`, or whose process is known to be dead, becomes `interrupted`.
         Its `context_from` is stored as that of the history returned.
 
+        An exchange with a `request` is no turn of a conversation: nothing goes along with it, it
+        becomes nobody's history, and any number of them may be open. An ended exchange that has
+        the same id, key and hash, and is not `final`, is replaced: this is its next attempt.
+
         Raises:
             ConversationBusy: The conversation has an open exchange. Nothing was written.
+            IdempotencyInProgress: Another exchange has this key. Nothing was written.
         """
 
     @abstractmethod
-    def checkpoint(self, exchange_id: str, reply: str) -> None:
+    def earlier(
+        self, caller: str, once: Once, *, now: datetime, since: datetime
+    ) -> Exchange | None:
+        """Return the exchange that the request would repeat, whole; None if it is new.
+
+        That is the one with the same key. Where the request has no key but is a retry, it is one
+        with the same hash: the newest that is open and alive or else, of those finished at or
+        after `since`, the one finished last. An exchange that is open but abandoned at `now` is
+        returned, where there is no other, as it will be: `interrupted`.
+        """
+
+    @abstractmethod
+    def checkpoint(self, exchange: Exchange) -> None:
         """Write what has arrived so far of an open exchange's answer, if it is still open."""
 
     @abstractmethod
@@ -80,7 +123,8 @@ class ConversationStore(Protocol):
         """Write the outcome of an open exchange.
 
         Raises:
-            ExchangeLost: It is not open any more: erased, or interrupted by another process.
+            ExchangeLost: It is not open any more: erased, interrupted by another process, or
+                replaced by its next attempt, which has another `started_at`.
         """
 
     @abstractmethod
@@ -91,15 +135,25 @@ class ConversationStore(Protocol):
 
     @abstractmethod
     def find(self, exchange_id: str) -> Exchange | None:
-        """Return the exchange with this public id, or None."""
+        """Return the exchange with this public id, whole, or None."""
 
     @abstractmethod
     def search(self, query: LogQuery) -> Sequence[Exchange]:
-        """Return the exchanges that match every condition, in the order of their numbers."""
+        """Return the exchanges that match every condition, in the order of their numbers.
+
+        They come without their `request` and `answer`, which may be large.
+        """
 
     @abstractmethod
     def erase(self, caller: str, user_id: str) -> int:
-        """Delete all exchanges of one user, open ones too, and return how many they were."""
+        """Delete all exchanges of one user, open ones too, and return how many they were.
+
+        Of their texts nothing stays, except what another user's requests hold as well.
+        """
+
+    @abstractmethod
+    def pseudonym_key(self) -> bytes:
+        """Return 32 random bytes that were made with the store and stay the same."""
 
     @abstractmethod
     def count_refusal(self, caller: str, rule: str, at: datetime) -> None:

@@ -1,11 +1,14 @@
 """A streamed answer, and exactly when its exchange ends."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, ExitStack
 
+from .allowance import Allowance
 from .errors import ChatportError, UpstreamTruncated
-from .model import Completion, Delta, Usage
-from .turn import Reply, Turn
+from .model import Completion, Delta, Exchange, Usage
+from .repeats import error_of
+from .turn import Partial, Reply, Turn, reply_again
 
 HEARTBEAT = Delta()
 
@@ -14,25 +17,59 @@ CHECKPOINT_CHARACTERS = 4096
 """A kill -9 loses at most this much of a partial answer."""
 
 
-class ChatStream:
-    """Iterate over the answer's pieces as they arrive; close it whatever happens.
+class ChatStream(ABC):
+    """Iterate over the answer's text as it arrives; close it whatever happens.
 
     When iteration ends by itself, the outcome has been committed and `reply` is there. An error
     is committed before it is raised. `close()` before either is the client leaving. An empty
     piece is a heartbeat. For one thread at a time.
 
     Attributes:
+        exchange_id: The exchange that holds the answer.
+        user_id: Whose answer it is.
+        allowance: What is left of the limit that is nearest to refusing; None without limits.
         reply: The whole answer, once the stream has come to its good end.
+        replayed: This answer was given before; nothing is called or consumed.
     """
+
+    exchange_id: str
+    user_id: str
+    allowance: Allowance | None = None
+    reply: Reply | None = None
+    replayed = False
+
+    def __iter__(self) -> Iterator[str]:
+        return self
+
+    def __next__(self) -> str:
+        while True:
+            delta = self.next_delta()
+            if delta is None:
+                raise StopIteration
+            if delta.text or delta == HEARTBEAT:
+                return delta.text
+
+    @abstractmethod
+    def next_delta(self) -> Delta | None:
+        """Return the next piece with all that the provider said, or None at the good end."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """End the stream; if it had not ended by itself, the client left. Idempotent."""
+
+
+class LiveStream(ChatStream):
+    """The answer of a call that is under way."""
 
     def __init__(self, turn: Turn, upstream: AbstractContextManager[Iterator[Delta]]) -> None:
         """Open the call; raise as `LLMGateway.stream` does."""
+        self.exchange_id = turn.exchange_id
         self.user_id = turn.user_id
         self.allowance = turn.allowance
-        self.reply: Reply | None = None
         self._turn = turn
         self._upstream = ExitStack()
         self._parts: list[str] = []
+        self._answer: list[bytes] = []
         self._finish_reason: str | None = None
         self._usage: Usage | None = None
         self._upstream_request_id: str | None = None
@@ -42,22 +79,20 @@ class ChatStream:
         with turn.failing():
             self._deltas = self._upstream.enter_context(upstream)
 
-    def __iter__(self) -> Iterator[str]:
-        return self
-
-    def __next__(self) -> str:
+    def next_delta(self) -> Delta | None:
+        """Return the next piece; at the good end, commit the outcome."""
         if self._ended:
-            raise StopIteration
+            return None
         try:
-            for delta in self._deltas:
+            delta = next(self._deltas, None)
+            if delta is None:
+                self._complete()
+            else:
                 self._take(delta)
-                if delta.text or delta == HEARTBEAT:
-                    return delta.text
-            self._complete()
         except BaseException as error:
             self._abandon(error)
             raise
-        raise StopIteration
+        return delta
 
     def close(self) -> None:
         """End the stream; if it had not ended by itself, the client left. Idempotent."""
@@ -65,19 +100,32 @@ class ChatStream:
         try:
             self._upstream.close()
         finally:
-            self._turn.cancel(self._text(), self._usage, self._upstream_request_id)
+            self._turn.cancel(self._partial())
 
     def _take(self, delta: Delta) -> None:
         self._finish_reason = delta.finish_reason or self._finish_reason
         self._usage = delta.usage or self._usage
         self._upstream_request_id = delta.upstream_request_id or self._upstream_request_id
-        if not delta.text:
-            return
-        self._parts.append(delta.text)
-        self._unwritten += len(delta.text)
+        if delta.text:
+            self._parts.append(delta.text)
+            self._unwritten += len(delta.text)
+        if self._turn.keeps_answer:
+            self._keep(delta)
+        if self._unwritten:
+            self._checkpoint()
+
+    def _keep(self, delta: Delta) -> None:
+        """Keep the piece as it came, so that the stream can be told once more."""
+        if delta.events:
+            self._answer.extend(delta.events)
+            self._unwritten += len(delta.events)  # also if they hold no text, as of a tool call
+        elif delta.text:
+            self._answer.append(delta.text.encode("utf-8", "surrogatepass"))
+
+    def _checkpoint(self) -> None:
         age = self._turn.seconds - self._written_at
         if self._unwritten >= CHECKPOINT_CHARACTERS or age >= CHECKPOINT_SECONDS:
-            self._turn.checkpoint(self._text())
+            self._turn.checkpoint(self._partial())
             self._unwritten, self._written_at = 0, self._turn.seconds
 
     def _complete(self) -> None:
@@ -87,11 +135,12 @@ class ChatStream:
             raise UpstreamTruncated
         self.reply = self._turn.complete(
             Completion(
-                text=self._text(),
+                text="".join(self._parts),
                 finish_reason=self._finish_reason,
                 usage=self._usage,
                 upstream_request_id=self._upstream_request_id,
-            )
+            ),
+            self._answer,
         )
 
     def _abandon(self, error: BaseException) -> None:
@@ -101,7 +150,52 @@ class ChatStream:
         try:
             self._upstream.close()
         finally:
-            self._turn.fail(error, self._text(), self._usage)
+            self._turn.fail(error, self._partial())
 
-    def _text(self) -> str:
-        return "".join(self._parts)
+    def _partial(self) -> Partial:
+        return Partial(
+            text="".join(self._parts),
+            usage=self._usage,
+            upstream_request_id=self._upstream_request_id,
+            answer=self._answer,
+        )
+
+
+class RepeatedStream(ChatStream):
+    """An answer that was given before, piece by piece as it was then.
+
+    Raises:
+        ChatportError: The earlier call failed before its first piece.
+    """
+
+    replayed = True
+
+    def __init__(self, earlier: Exchange) -> None:
+        self.exchange_id = earlier.id
+        self.user_id = earlier.user_id
+        self._pieces = iter(earlier.answer)
+        self._relayed = earlier.request is not None
+        self._closed = False
+        self._error = error_of(earlier)
+        if self._error is not None and not earlier.answer:
+            raise self._error
+        if self._error is None:
+            self._whole = reply_again(earlier)
+
+    def next_delta(self) -> Delta | None:
+        """Return the next piece, and at the end what the end was."""
+        if self._closed:
+            return None
+        piece = next(self._pieces, None)
+        if piece is not None:
+            if self._relayed:
+                return Delta(events=(piece,))
+            return Delta(text=piece.decode("utf-8", "surrogatepass"))
+        if self._error is not None:
+            raise self._error
+        self.reply = self._whole
+        return None
+
+    def close(self) -> None:
+        """Say no more."""
+        self._closed = True

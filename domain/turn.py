@@ -1,15 +1,14 @@
 """One open exchange, and the one outcome it will have."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
-from .errors import ChatportError, ExchangeLost
+from .allowance import Allowance
+from .errors import CallerGone, ChatportError, ExchangeLost
 from .history import estimated_tokens, utf8_size
 from .model import (
-    UNSTORABLE,
-    Allowance,
     Completion,
     CompletionRequest,
     Exchange,
@@ -17,6 +16,7 @@ from .model import (
     Usage,
 )
 from .ports import Clock, ConversationStore
+from .text import storable
 
 MAX_LABEL = 128
 """Characters. OpenAI's request ids have 36, its finish reasons up to 14."""
@@ -27,7 +27,9 @@ class Reply:
     """What the user gets.
 
     Attributes:
+        answer: The provider's own answer, if the request was passed on as it was.
         allowance: What is left of the limit that is nearest to refusing; None without limits.
+        replayed: This answer was given before; nothing was called or consumed.
     """
 
     exchange_id: str
@@ -35,7 +37,35 @@ class Reply:
     text: str
     finish_reason: str
     usage: Usage
+    answer: bytes = b""
     allowance: Allowance | None = None
+    replayed: bool = False
+
+
+def reply_again(earlier: Exchange) -> Reply:
+    """Return the answer of an exchange that was completed before."""
+    return Reply(
+        exchange_id=earlier.id,
+        user_id=earlier.user_id,
+        text=earlier.reply,
+        finish_reason=earlier.finish_reason or "",
+        usage=earlier.usage or Usage(prompt_tokens=0, completion_tokens=0, estimated=True),
+        answer=b"".join(earlier.answer),
+        replayed=True,
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Partial:
+    """What has arrived of an answer that is not whole."""
+
+    text: str = ""
+    usage: Usage | None = None
+    upstream_request_id: str | None = None
+    answer: Sequence[bytes] = ()
+
+
+NOTHING = Partial()
 
 
 class Turn:
@@ -58,8 +88,10 @@ class Turn:
         clock: Clock,
     ) -> None:
         self.call = call
+        self.exchange_id = exchange.id
         self.user_id = exchange.user_id
         self.allowance = allowance
+        self.keeps_answer = exchange.request is not None or exchange.request_hash is not None
         self._exchange = exchange
         self._context_bytes = context_bytes
         self._store = store
@@ -81,8 +113,12 @@ class Turn:
             self.fail(error)
             raise
 
-    def complete(self, completion: Completion) -> Reply:
+    def complete(self, completion: Completion, answer: Sequence[bytes] = ()) -> Reply:
         """Commit the answer; only then may its last byte go out.
+
+        Args:
+            completion: The answer.
+            answer: Its pieces, where it came in pieces.
 
         Raises:
             ExchangeLost: The exchange was erased or interrupted; the answer was not kept.
@@ -94,72 +130,84 @@ class Turn:
             State.COMPLETED,
             text,
             usage,
+            answer=answer if completion.body is None else (completion.body,),
+            final=True,
             finish_reason=_label(completion.finish_reason),
             sanitized=text != completion.text,
             turn_tokens=self._turn_tokens(usage),
             upstream_request_id=_label(completion.upstream_request_id),
         )
         return Reply(
-            exchange_id=self._exchange.id,
+            exchange_id=self.exchange_id,
             user_id=self.user_id,
             text=text,
             finish_reason=completion.finish_reason,
             usage=usage,
+            answer=completion.body or b"",
             allowance=self.allowance,
         )
 
-    def fail(self, error: BaseException, partial: str = "", usage: Usage | None = None) -> None:
+    def fail(self, error: BaseException, partial: Partial = NOTHING) -> None:
         """Record why there is no whole answer, and tell the error what is left of the limits.
 
         A ChatportError is an outcome of its own; any other Exception is a defect of chatport or
         of an adapter; what is no Exception (KeyboardInterrupt, an exit) interrupts the turn.
         """
+        error.allowance = self.allowance  # type: ignore[attr-defined]  # any exception can carry it
+        error.exchange_id = self.exchange_id  # type: ignore[attr-defined]  # as above
+        if isinstance(error, CallerGone):
+            self.cancel(partial)
+            return
         state = State.FAILED if isinstance(error, Exception) else State.INTERRUPTED
         facts = error if isinstance(error, ChatportError) else ChatportError()
-        error.allowance = self.allowance  # type: ignore[attr-defined]  # any exception can carry it
-        text = storable(partial)
+        text = storable(partial.text)
         self._settle(
             state,
             text,
-            usage or self._partial_usage(text),
-            sanitized=text != partial,
+            partial.usage or self._partial_usage(text),
+            answer=partial.answer if facts.passed_on is None else (facts.passed_on,),
+            final=facts.may_be_billed,
+            sanitized=text != partial.text,
             error_code=facts.code if state is State.FAILED else "server_shutdown",
             upstream_status=facts.upstream_status,
-            upstream_request_id=_label(facts.upstream_request_id),
+            upstream_request_id=_label(facts.upstream_request_id or partial.upstream_request_id),
         )
 
-    def cancel(self, partial: str, usage: Usage | None, upstream_request_id: str | None) -> None:
+    def cancel(self, partial: Partial) -> None:
         """Record that the client left before the answer was whole."""
-        text = storable(partial)
+        text = storable(partial.text)
         self._settle(
             State.CANCELLED,
             text,
-            usage or self._estimated_usage(text),
-            sanitized=text != partial,
-            upstream_request_id=_label(upstream_request_id),
+            partial.usage or self._estimated_usage(text),
+            answer=partial.answer,
+            sanitized=text != partial.text,
+            upstream_request_id=_label(partial.upstream_request_id),
         )
 
-    def checkpoint(self, partial: str) -> None:
+    def checkpoint(self, partial: Partial) -> None:
         """Write down what has arrived so far, so that not even kill -9 loses it.
 
         A database that cannot take it now does not end a healthy stream.
         """
         with suppress(ChatportError):
-            self._store.checkpoint(self._exchange.id, storable(partial))
+            so_far = {"reply": storable(partial.text), "answer": partial.answer}
+            self._store.checkpoint(replace(self._exchange, **so_far))  # type: ignore[arg-type]  # as below
 
     def _settle(self, state: State, reply: str, usage: Usage | None, **facts: object) -> None:
         if self._settled:
             return
         self._settled = True
         finished_at = self._exchange.started_at + timedelta(seconds=self.seconds)
-        outcome = {"state": state, "reply": reply, "usage": usage, "attempts": 1, **facts}
+        attempts = self._exchange.attempts + 1
+        outcome = {"state": state, "reply": reply, "usage": usage, "attempts": attempts, **facts}
         closed = replace(self._exchange, finished_at=finished_at, **outcome)  # type: ignore[arg-type]  # the keys are fields of Exchange, as every test of an outcome shows
         try:
             self._store.finish(closed)
         except ChatportError as error:
             if isinstance(error, ExchangeLost) and state is not State.COMPLETED:
                 return  # erased meanwhile: there is nothing left that could have an outcome
-            error.allowance = self.allowance
+            error.allowance, error.exchange_id = self.allowance, self.exchange_id
             error.may_be_billed = True
             raise
         except Exception:  # a defect of the store, whatever it is; it goes on from here
@@ -176,7 +224,7 @@ class Turn:
             self._exchange,
             state=State.FAILED,
             error_code=ChatportError.code,
-            attempts=1,
+            attempts=self._exchange.attempts + 1,
             finished_at=finished_at,
         )
 
@@ -192,6 +240,8 @@ class Turn:
 
     def _turn_tokens(self, usage: Usage) -> int:
         """Return the turn's own tokens: its share, by size, of the prompt, and its reply."""
+        if self._exchange.request is not None:
+            return 0  # it is nobody's history
         own = utf8_size(self._exchange.prompt)
         return -(-usage.prompt_tokens * own // self._context_bytes) + usage.completion_tokens
 
@@ -199,11 +249,3 @@ class Turn:
 def _label(text: str | None) -> str | None:
     """Return a word of the provider's as it can be stored: not longer than it needs to be."""
     return None if text is None else storable(text)[:MAX_LABEL]
-
-
-def storable(text: str) -> str:
-    """Join surrogate pairs that came in two pieces, and replace what no database can store."""
-    if not UNSTORABLE.search(text):
-        return text
-    joined = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-    return UNSTORABLE.sub("�", joined)

@@ -1,19 +1,20 @@
 """`POST /openai-completion`: a user id and a prompt in, a completion out, whole or streamed."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
-from flask import Blueprint, Response, g, json
+from flask import Blueprint, Response, g, json, request
 
 from chatport.domain.chat import ChatService
-from chatport.domain.errors import InvalidField
 from chatport.domain.model import ChatRequest
 from chatport.domain.stream import ChatStream
 
 from . import sse
-from .access_log import AccessLine
-from .faults import fault_of, seed_body
+from .client_presence import still_there
+from .faults import Fault, seed_body
+from .idempotency import mark_replayed, once
 from .limit_headers import limit_headers
-from .request_body import field, json_object
+from .request_body import body_bytes, parsed_object
+from .wire import CompletionBody, checked
 
 PATH = "/openai-completion"
 
@@ -24,49 +25,44 @@ def blueprint(service: ChatService) -> Blueprint:
 
     @api.post(PATH)
     def openai_completion() -> Response:
-        body = json_object({"user_id", "prompt", "stream"})
-        if "prompt" not in body:
-            raise InvalidField("prompt", "is missing")
+        sent = body_bytes()
+        body = checked(CompletionBody, parsed_object(sent))
         chat = ChatRequest(
-            prompt=field(body, "prompt", str),
-            user_id=field(body, "user_id", str),
+            prompt=body.prompt,
+            user_id=body.user_id or None,
             route=PATH,
             request_id=g.line.request_id,
+            once=once(sent),
+            still_wanted=still_there(request.environ),
         )
-        if field(body, "stream", bool, default=False):
-            return _streamed(service.stream(chat))
+        if body.stream:
+            return _streamed(service.stream(chat), chat.still_wanted)
         reply = service.reply(chat)
+        g.line.request_id = reply.exchange_id
         answer = Response(
             json.dumps({"user_id": reply.user_id, "completion": reply.text}) + "\n",
             mimetype="application/json",
         )
         answer.headers.update(limit_headers(reply.allowance))
+        mark_replayed(answer, replayed=reply.replayed)
         return answer
 
     return api
 
 
-def _streamed(stream: ChatStream) -> Response:
-    answer = Response(_events(stream, g.line), content_type="text/event-stream")
-    answer.headers.update(sse.HEADERS)
-    answer.headers.update(limit_headers(stream.allowance))
-    answer.call_on_close(stream.close)
-    return answer
+def _streamed(stream: ChatStream, still_wanted: Callable[[], bool]) -> Response:
+    def error_event(fault: Fault) -> bytes:
+        return sse.event("error", seed_body(fault, stream.exchange_id))
+
+    return sse.answer(stream, _events(stream, still_wanted), error_event)
 
 
-def _events(stream: ChatStream, line: AccessLine) -> Iterator[bytes]:
-    """Yield the stream's events; the last is `done` or `error`."""
-    try:
-        for text in stream:
-            yield sse.event("delta", {"text": text}) if text else sse.HEARTBEAT
-        reply = stream.reply
-        assert reply is not None, "a stream that ends has its reply"
-        yield sse.event("done", {"user_id": reply.user_id, "completion": reply.text})
-    except GeneratorExit:
-        raise
-    except BaseException as error:  # after `200 OK`, this event is the only answer left
-        fault = fault_of(error)
-        line.code = fault.code
-        yield sse.event("error", seed_body(fault, line.request_id))
-        if not isinstance(error, Exception):
-            raise
+def _events(stream: ChatStream, still_wanted: Callable[[], bool]) -> Iterator[bytes]:
+    """Yield the stream's events; the last is `done`, unless the client has left."""
+    for text in stream:
+        if not text and not still_wanted():
+            return
+        yield sse.event("delta", {"text": text}) if text else sse.HEARTBEAT
+    reply = stream.reply
+    assert reply is not None, "a stream that ends has its reply"
+    yield sse.event("done", {"user_id": reply.user_id, "completion": reply.text})

@@ -7,10 +7,7 @@ from flask import Blueprint, request
 from chatport.domain.chat import ChatService
 from chatport.domain.model import ANONYMOUS, Exchange
 
-from .faults import BadRequest
-
-PAGE = 50
-LARGEST_PAGE = 200
+from .wire import PageQuery, checked
 
 
 def blueprint(service: ChatService) -> Blueprint:
@@ -19,17 +16,15 @@ def blueprint(service: ChatService) -> Blueprint:
 
     @api.get("/conversations/<user_id>")
     def read_conversation(user_id: str) -> dict[str, Any]:
-        before, limit = _whole_number("before"), _whole_number("limit") or PAGE
-        if limit > LARGEST_PAGE:
-            raise BadRequest(
-                "invalid_field", f"limit must be at most {LARGEST_PAGE}.", field="limit"
-            )
-        page = service.conversation(ANONYMOUS, user_id, before=before, limit=limit + 1)
-        shown = page[-limit:]
+        query = checked(PageQuery, request.args.to_dict())
+        page = service.conversation(
+            ANONYMOUS, user_id, before=query.before or None, limit=query.limit + 1
+        )
+        shown = page[-query.limit :]
         return {
             "user_id": user_id,
             "exchanges": [_encode(exchange) for exchange in shown],
-            "before": shown[0].number if len(page) > limit else None,
+            "before": shown[0].number if len(page) > query.limit else None,
         }
 
     @api.delete("/conversations/<user_id>")
@@ -37,15 +32,6 @@ def blueprint(service: ChatService) -> Blueprint:
         return {"user_id": user_id, "erased": service.erase(ANONYMOUS, user_id)}
 
     return api
-
-
-def _whole_number(name: str) -> int | None:
-    text = request.args.get(name)
-    if text is None:
-        return None
-    if not text.isascii() or not text.isdigit() or not 0 < len(text) < 19 or int(text) < 1:  # noqa: PLR2004  # below 64 bits
-        raise BadRequest("invalid_field", f"{name} must be a whole number from 1.", field=name)
-    return int(text)
 
 
 def _encode(exchange: Exchange) -> dict[str, Any]:

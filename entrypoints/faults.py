@@ -1,5 +1,6 @@
 """What a client is told: one table from error to HTTP status, and one encoder a wire format."""
 
+import json
 import logging
 import math
 import traceback
@@ -21,9 +22,15 @@ STATUS: dict[type[ChatportError], int] = {
     errors.InvalidField: 400,
     errors.InvalidUserId: 400,
     errors.InvalidUnicode: 400,
+    errors.ModelNotAllowed: 400,
+    errors.ModelNotFound: 404,
+    errors.InvalidIdempotencyKey: 400,
     errors.RateLimited: 429,
     errors.ConversationBusy: 409,
+    errors.IdempotencyInProgress: 409,
+    errors.IdempotencyKeyReused: 422,
     errors.ExchangeLost: 409,
+    errors.CallerGone: 499,  # nginx's number for it; nobody reads this answer
     errors.ContentFiltered: 400,
     errors.ContextLengthExceeded: 400,
     errors.OperatorError: 500,
@@ -51,17 +58,12 @@ STATUS: dict[type[ChatportError], int] = {
 
 NO_RETRY = (
     errors.ExchangeLost,
-    errors.UpstreamTimeout,
-    errors.UpstreamHungUp,
-    errors.UpstreamDisconnected,
-    errors.UpstreamTruncated,
-    errors.UpstreamInvalidResponse,
     errors.UpstreamAuthFailed,
     errors.UpstreamModelUnavailable,
     errors.UpstreamRejected,
     errors.UpstreamQuotaExhausted,
 )
-"""Trying again cannot help, or may be billed twice: OpenAI's SDKs obey `x-should-retry`."""
+"""Trying again cannot help: OpenAI's SDKs obey `x-should-retry`."""
 
 HTTP_CODES = {
     400: "bad_request",
@@ -71,6 +73,8 @@ HTTP_CODES = {
     415: "unsupported_media_type",
 }
 """For what Flask itself refuses."""
+
+TOO_LARGE = "The body is larger than this server takes; CHATPORT_MAX_BODY_BYTES says how much."
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -145,6 +149,16 @@ def openai_body(fault: Fault) -> dict[str, object]:
     return {"error": error}
 
 
+def openai_answer(error: Exception, fault: Fault) -> tuple[int, bytes]:
+    """Return status and body of an error on OpenAI's wire.
+
+    What the client did wrong in OpenAI's protocol is said in the provider's own words.
+    """
+    if isinstance(error, ChatportError) and error.passed_on and error.upstream_status:
+        return error.upstream_status, error.passed_on
+    return fault.status, f"{json.dumps(openai_body(fault))}\n".encode()
+
+
 def _of_domain(error: ChatportError) -> Fault:
     status = next(STATUS[kind] for kind in type(error).__mro__ if kind in STATUS)
     field = error.field if isinstance(error, errors.InvalidField) else None
@@ -160,7 +174,8 @@ def _of_domain(error: ChatportError) -> Fault:
 
 def _of_http(error: HTTPException, status: int) -> Fault:
     code = HTTP_CODES.get(status, "bad_request")
-    fault = _fault(status, code, f"{HTTPStatus(status).phrase}.")
+    message = TOO_LARGE if code == "body_too_large" else f"{HTTPStatus(status).phrase}."
+    fault = _fault(status, code, message)
     if methods := getattr(error, "valid_methods", None):
         fault.headers["Allow"] = ", ".join(sorted(methods))
     return fault

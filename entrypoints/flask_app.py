@@ -8,9 +8,10 @@ from flask.json.provider import DefaultJSONProvider
 
 from chatport.domain.chat import ChatService
 
-from . import completion_api, conversations_api, ops_api
+from . import completion_api, conversations_api, docs_api, openai_api, ops_api
 from .access_log import AccessLine
-from .faults import Fault, fault_of, openai_body, seed_body
+from .faults import fault_of, openai_answer, seed_body
+from .idempotency import mark_replayed
 from .limit_headers import limit_headers
 from .request_body import MAX_BODY_BYTES
 
@@ -30,23 +31,31 @@ class _JSON(DefaultJSONProvider):
     sort_keys = False
 
 
-def create_app(service: ChatService, ready: Callable[[], dict[str, str]]) -> Flask:
+def create_app(
+    service: ChatService,
+    ready: Callable[[], dict[str, str]],
+    *,
+    max_body_bytes: int = MAX_BODY_BYTES,
+) -> Flask:
     """Return the application around a service.
 
     Args:
         service: Answers the prompts.
         ready: Says of each part that it is `ok`, or raises a ChatportError.
+        max_body_bytes: The largest request.
     """
     app = Flask(__name__, static_folder=None)
-    app.config.update(MAX_CONTENT_LENGTH=MAX_BODY_BYTES, PROVIDE_AUTOMATIC_OPTIONS=False)
+    app.config.update(MAX_CONTENT_LENGTH=max_body_bytes, PROVIDE_AUTOMATIC_OPTIONS=False)
     app.url_map.merge_slashes = False
     app.json = _JSON(app)
     app.before_request(_begin)
     app.after_request(_finish)
     app.register_error_handler(Exception, _answer_error)
     app.register_blueprint(completion_api.blueprint(service))
+    app.register_blueprint(openai_api.blueprint(service))
     app.register_blueprint(conversations_api.blueprint(service))
     app.register_blueprint(ops_api.blueprint(ready))
+    app.register_blueprint(docs_api.blueprint())
     return app
 
 
@@ -66,14 +75,14 @@ def _finish(response: Response) -> Response:
 def _answer_error(error: Exception) -> Response:
     fault = fault_of(error)
     g.line.code = fault.code
-    body = json.dumps(_body(fault)) + "\n"
-    response = Response(body, status=fault.status, mimetype="application/json")
+    g.line.request_id = getattr(error, "exchange_id", None) or g.line.request_id
+    response = Response(mimetype="application/json")
+    if request.path == completion_api.PATH:
+        body = json.dumps(seed_body(fault, g.line.request_id))
+        response.status_code, response.data = fault.status, f"{body}\n".encode()
+    else:
+        response.status_code, response.data = openai_answer(error, fault)
     response.headers.update(fault.headers)
     response.headers.update(limit_headers(getattr(error, "allowance", None)))
+    mark_replayed(response, replayed=getattr(error, "replayed", False))
     return response
-
-
-def _body(fault: Fault) -> dict[str, object]:
-    if request.path == completion_api.PATH:
-        return seed_body(fault, g.line.request_id)
-    return openai_body(fault)

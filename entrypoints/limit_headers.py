@@ -1,6 +1,6 @@
 """OpenAI's rate limit headers, since its clients read them."""
 
-from chatport.domain.model import Allowance
+from chatport.domain.allowance import Allowance
 
 
 def limit_headers(allowance: Allowance | None) -> dict[str, str]:

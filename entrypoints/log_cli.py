@@ -16,6 +16,7 @@ from chatport.domain.ports import ConversationStore
 
 from .cli_exits import EXIT_FAILED, EXIT_SETTINGS, faults_end_the_program, load_settings, stop
 from .terminal import one_line, printable_text, table
+from .whole_exchange import request_of, response_of
 
 PAGE = 500
 Decorator = Callable[[Callable[..., None]], Callable[..., None]]
@@ -83,10 +84,14 @@ def show(exchange_id: str, *, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps(encode(exchange)))
         return
-    for name, value in encode(exchange).items():
-        if value is not None and name not in {"prompt", "reply"}:
+    encoded = encode(exchange)
+    for name, value in encoded.items():
+        if value is not None and name not in {"prompt", "reply", "request", "response"}:
             click.echo(f"{name:20} {printable_text(str(value))}")
     click.echo(f"\n> {printable_text(exchange.prompt)}\n\n{printable_text(exchange.reply)}")
+    for name in ("request", "response"):
+        if (whole := encoded.get(name)) is not None:
+            click.echo(f"\n{name}:\n{json.dumps(whole, indent=2)}")
 
 
 @log.command()
@@ -103,14 +108,18 @@ def export(output: TextIO, **filters: Any) -> None:
             length=last, label="exporting", hidden=hidden, file=sys.stderr
         ) as bar:
             done = 0
-            for exchange in _all(store, _query(filters, limit=PAGE), last):
+            for found in _all(store, _query(filters, limit=PAGE), last):
+                exchange = store.find(found.id) or found  # the list leaves out what may be large
                 output.write(json.dumps(encode(exchange), ensure_ascii=False) + "\n")
                 bar.update(exchange.number - done)
                 done = exchange.number
 
 
 def encode(exchange: Exchange) -> dict[str, Any]:
-    """Return the exchange for machines: flat, times in ISO 8601, null for what is not there."""
+    """Return the exchange for machines: times in ISO 8601, null for what is not there.
+
+    Flat, but for the request and the response of an exchange that was passed on.
+    """
     usage = exchange.usage
     return {
         "id": exchange.id,
@@ -132,9 +141,18 @@ def encode(exchange: Exchange) -> dict[str, Any]:
         "upstream_status": exchange.upstream_status,
         "upstream_request_id": exchange.upstream_request_id,
         "attempts": exchange.attempts,
+        "idempotency_key": exchange.idempotency_key,
         "started_at": exchange.started_at.isoformat(),
         "finished_at": exchange.finished_at.isoformat() if exchange.finished_at else None,
+        **_passed_on(exchange),
     }
+
+
+def _passed_on(exchange: Exchange) -> dict[str, Any]:
+    """Return request and response of an exchange that was passed on."""
+    if exchange.request is None:
+        return {}
+    return {"request": request_of(exchange.request), "response": response_of(exchange)}
 
 
 @contextmanager

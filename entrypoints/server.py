@@ -105,7 +105,7 @@ def _serve_with_waitress(settings: Settings, serving: Serving) -> None:
     with assembled(settings, Place(offline=serving.offline)) as parts:
         parts.store.recover(datetime.now(UTC))
         waitress.serve(
-            create_app(parts.service, parts.ready),
+            create_app(parts.service, parts.ready, max_body_bytes=settings.max_body_bytes),
             host=serving.host,
             port=serving.port,
             threads=WAITRESS_THREADS,
@@ -141,7 +141,8 @@ def _serve_with_gunicorn(settings: Settings, serving: Serving) -> None:
             # A worker that replaces a killed one closes what that one left open.
             "post_worker_init": lambda _worker: parts.store.recover(datetime.now(UTC)),
         }
-        server = Server(create_app(parts.service, parts.ready), options)
+        app = create_app(parts.service, parts.ready, max_body_bytes=settings.max_body_bytes)
+        server = Server(app, options)
         gc.freeze()  # what was imported is for ever: workers share it, and need not look it over
         gc.set_threshold(GARBAGE_THRESHOLD)
         server.run()

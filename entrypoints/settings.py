@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from chatport.domain.allowance import Limit
 from chatport.domain.chat import MAX_PROMPT_BYTES
 from chatport.domain.history import HistoryBounds
-from chatport.domain.model import Limit
 
 PASSWORD_IN_URL = re.compile("//.*@")
 OURS = "CHATPORT_"
@@ -65,6 +65,10 @@ def _nonempty(value: str) -> str:
     if not value.strip():
         raise ValueError("must not be empty")
     return value
+
+
+def _names(value: str) -> tuple[str, ...]:
+    return tuple(name for each in value.split(",") if (name := each.strip()))
 
 
 def _url(value: str) -> str:
@@ -142,6 +146,12 @@ class Settings:
         "OPENAI_BASE_URL", _url, "https://api.openai.com/v1", "any OpenAI-compatible provider"
     )
     model: str = _setting("CHATPORT_MODEL", _nonempty, "gpt-5-mini", "the model that answers")
+    models: tuple[str, ...] = _setting(
+        "CHATPORT_MODELS",
+        _names,
+        "",
+        "the models that clients of `/v1` may name, with commas between; empty: all",
+    )
     database: Path | None = _setting(
         "CHATPORT_DATABASE", _database, "sqlite:///chatport.db", "`sqlite:///FILE` or `memory:`"
     )
@@ -174,6 +184,12 @@ class Settings:
         _prompt_bytes,
         str(MAX_PROMPT_BYTES),
         "the longest prompt, in UTF-8",
+    )
+    max_body_bytes: int = _setting(
+        "CHATPORT_MAX_BODY_BYTES",
+        _count,
+        "1000000",
+        "the largest request; images in messages need more",
     )
 
     @classmethod

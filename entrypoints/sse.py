@@ -1,9 +1,16 @@
-"""Writing server-sent events."""
+"""Answering with server-sent events."""
 
 import json
+from collections.abc import Callable, Iterator
 
-HEADERS = {"X-Accel-Buffering": "no"}
-"""Tells nginx to pass each event on at once."""
+from flask import Response, g
+
+from chatport.domain.stream import ChatStream
+
+from .access_log import AccessLine
+from .faults import Fault, fault_of
+from .idempotency import mark_replayed
+from .limit_headers import limit_headers
 
 HEARTBEAT = b": ping\n\n"
 """A comment. A server notices that the client has left only when it writes."""
@@ -12,3 +19,38 @@ HEARTBEAT = b": ping\n\n"
 def event(name: str, data: dict[str, object]) -> bytes:
     """Return an event. ASCII, since a piece may hold half of a surrogate pair."""
     return f"event: {name}\ndata: {json.dumps(data)}\n\n".encode("ascii")
+
+
+def answer(
+    stream: ChatStream, events: Iterator[bytes], error_event: Callable[[Fault], bytes]
+) -> Response:
+    """Return the answer that sends the events of a stream, and closes it whatever happens.
+
+    Args:
+        stream: Has been opened.
+        events: What it says, in the wire format of the route.
+        error_event: Writes what went wrong, as the last event.
+    """
+    g.line.request_id = stream.exchange_id
+    response = Response(with_error(events, g.line, error_event), content_type="text/event-stream")
+    response.headers["X-Accel-Buffering"] = "no"  # tells nginx to pass each event on at once
+    response.headers.update(limit_headers(stream.allowance))
+    mark_replayed(response, replayed=stream.replayed)
+    response.call_on_close(stream.close)
+    return response
+
+
+def with_error(
+    events: Iterator[bytes], line: AccessLine, error_event: Callable[[Fault], bytes]
+) -> Iterator[bytes]:
+    """Yield the events, and as the last one what went wrong, if something did."""
+    try:
+        yield from events
+    except GeneratorExit:
+        raise
+    except BaseException as error:  # after `200 OK`, this event is the only answer left
+        fault = fault_of(error)
+        line.code = fault.code
+        yield error_event(fault)
+        if not isinstance(error, Exception):
+            raise

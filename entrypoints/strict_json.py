@@ -37,13 +37,7 @@ def parse(body: bytes) -> Any:
         InvalidEncoding: The bytes are not UTF-8.
     """
     try:
-        text = body.decode("utf-8")
-    except UnicodeDecodeError:
-        raise InvalidEncoding("The body is not valid UTF-8.") from None
-    if text.startswith("\ufeff"):
-        raise InvalidEncoding("The body begins with a byte order mark; send plain UTF-8.")
-    try:
-        value = _DECODER.decode(text)
+        value = DECODER.decode(decoded(body))
     except RecursionError:
         raise _too_deep() from None
     except json.JSONDecodeError as error:
@@ -51,11 +45,31 @@ def parse(body: bytes) -> Any:
         raise InvalidJSON(
             f"The body is not valid JSON: {error.msg.removesuffix(' at')} at {where}."
         ) from None
-    _check_depth(value)
+    check_depth(value)
     return value
 
 
-def _check_depth(value: Any) -> None:
+def decoded(body: bytes) -> str:
+    """Return the body's text.
+
+    Raises:
+        InvalidEncoding: The bytes are not UTF-8, or begin with a byte order mark.
+    """
+    try:
+        text = body.decode("utf-8")
+    except UnicodeDecodeError:
+        raise InvalidEncoding("The body is not valid UTF-8.") from None
+    if text.startswith("\ufeff"):
+        raise InvalidEncoding("The body begins with a byte order mark; send plain UTF-8.")
+    return text
+
+
+def check_depth(value: Any) -> None:
+    """Return if the value nests no deeper than may be.
+
+    Raises:
+        InvalidJSON: It does.
+    """
     level = _containers([value])
     for _ in range(MAX_DEPTH):
         level = [child for node in level for child in _containers(node)]
@@ -98,7 +112,7 @@ def _constant(_name: str) -> NoReturn:
     raise InvalidJSON("The body holds NaN or Infinity, which are not JSON.")
 
 
-_DECODER = json.JSONDecoder(
+DECODER = json.JSONDecoder(
     object_pairs_hook=_object,
     parse_int=_integer,
     parse_float=_float,

@@ -146,6 +146,7 @@ class ServiceModule(Module):
             clock=clock,
             new_id=random_id,
             model=OFFLINE_MODEL if self._place.offline else self._settings.model,
+            allowed_models=self._settings.models,
             system_prompt=self._settings.system_prompt,
             history=HistoryBounds(tokens=self._settings.history_tokens),
             max_prompt_bytes=self._settings.max_prompt_bytes,

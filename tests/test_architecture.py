@@ -10,7 +10,12 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 LAYERS = ("domain", "adapters", "entrypoints")
-SOURCES = sorted(path for layer in LAYERS for path in (ROOT / layer).glob("*.py"))
+SOURCES = sorted(
+    path
+    for layer in LAYERS
+    for path in (ROOT / layer).rglob("*.py")
+    if path.parent.name != "migrations"
+)
 FOREIGN = (
     "click dotenv filelock flask gevent gunicorn h11 httpx2 injector limits openai peewee pydantic"
 )
@@ -44,7 +49,8 @@ def test_the_domain_imports_without_any_third_party_package() -> None:
 
 
 def test_importing_a_module_does_nothing() -> None:
-    names = [f"chatport.{path.parent.name}.{path.stem}" for path in SOURCES]
+    places = [path.relative_to(ROOT).with_suffix("") for path in SOURCES]
+    names = [".".join(("chatport", *place.parts)) for place in places]
     names = [name.removesuffix(".__init__") for name in names]
     run(
         "import importlib, os, sys, threading\n"

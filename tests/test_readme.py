@@ -11,7 +11,9 @@ from chatport.entrypoints.settings import describe
 
 README = (Path(__file__).parent.parent / "README.md").read_text()
 EXAMPLES = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
-EDGE_CODES = {"invalid_json", "invalid_encoding", "unknown_field", "bad_request"}
+EDGE_CODES = {
+    *("invalid_json", "invalid_encoding", "unknown_field", "forbidden_field", "bad_request"),
+}
 
 
 def table_after(heading: str) -> list[list[str]]:

@@ -91,7 +91,7 @@ def _converse(store: PeeweeStore, user_id: str) -> None:
             id=f"{user_id}-{number}",
             caller="anonymous",
             user_id=user_id,
-            route=load.PATH,
+            route=load.SEED,
             model="fake",
             prompt=f"{number:060}",
             started_at=began,

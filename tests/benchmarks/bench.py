@@ -25,10 +25,12 @@ from table import Row
 
 FIGURES: dict[str, Callable[[Place], list[Row]]] = {
     "throughput": traffic.throughput,
+    "v1throughput": traffic.v1throughput,
     "latency": traffic.latency,
     "flight1000": traffic.flight1000,
     "flight2000": traffic.flight2000,
     "streams": traffic.streams,
+    "v1streams": traffic.v1streams,
     "conversation": alone.conversation,
     "history": alone.history,
     "imports": alone.imports,

@@ -12,7 +12,9 @@ from collections.abc import Callable, Sequence
 
 from connection import Connection, Outcome
 
-PATH = "/openai-completion"
+SEED = "/openai-completion"
+V1 = "/v1/chat/completions"
+PROMPT = "What is a port?"
 DRAIN_SECONDS = 30.0
 """How long to wait at the end for the answers that are still out; then they are failures."""
 
@@ -28,12 +30,15 @@ def new_user() -> str:
     return f"u{time.time_ns():x}-{next(_user_numbers)}"
 
 
-def request_bytes(user_id: str, *, stream: bool = False) -> bytes:
+def request_bytes(user_id: str, *, path: str = SEED, stream: bool = False) -> bytes:
     """Return a whole HTTP request for one prompt."""
-    asked = {"user_id": user_id, "prompt": "What is a port?"}
+    asked: dict[str, object] = {"user_id": user_id, "prompt": PROMPT}
+    if path == V1:
+        message = {"role": "user", "content": PROMPT}
+        asked = {"model": "fake", "messages": [message], "user": user_id}
     body = json.dumps({**asked, "stream": True} if stream else asked).encode()
     head = (
-        f"POST {PATH} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n"
+        f"POST {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n"
         f"Content-Length: {len(body)}\r\n\r\n"
     )
     return head.encode() + body
@@ -107,7 +112,12 @@ def _nothing() -> None:
 
 
 async def closed_loop(
-    port: int, *, clients: int, seconds: float = 600, requests: int = 1_000_000
+    port: int,
+    *,
+    clients: int,
+    seconds: float = 600,
+    requests: int = 1_000_000,
+    path: str = SEED,
 ) -> Outcome:
     """Let each client ask again once it has its answer, for so long or for so many requests."""
     run = _Run(port)
@@ -118,7 +128,7 @@ async def closed_loop(
         nonlocal left
         if left > 0 and time.perf_counter() < until:
             left -= 1
-            run.start(request_bytes(new_user()))
+            run.start(request_bytes(new_user(), path=path))
 
     run.on_settled = ask
     for _ in range(clients):
@@ -141,7 +151,13 @@ async def one_by_one(port: int, users: Sequence[str]) -> Outcome:
 
 
 async def open_loop(
-    port: int, *, rate: float, requests: int, at_most: int = 100_000, stream: bool = False
+    port: int,
+    *,
+    rate: float,
+    requests: int,
+    at_most: int = 100_000,
+    stream: bool = False,
+    path: str = SEED,
 ) -> Outcome:
     """Ask `rate` times a second, however slow the answers are.
 
@@ -152,6 +168,6 @@ async def open_loop(
     for _ in range(requests):
         while (now := time.perf_counter()) < due or run.in_flight >= at_most:  # noqa: ASYNC110  # a clock
             await asyncio.sleep(max(POLL_SECONDS, due - now))
-        run.start(request_bytes(new_user(), stream=stream))
+        run.start(request_bytes(new_user(), path=path, stream=stream))
         due = max(due, now - BURST_SECONDS) + 1 / rate
     return await run.finish()

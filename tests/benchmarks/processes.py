@@ -187,7 +187,7 @@ def _answers(port: int, process: subprocess.Popen[bytes]) -> bool:
     try:
         connection = http.client.HTTPConnection("127.0.0.1", port, timeout=START_SECONDS)
         body = load.request_bytes(load.new_user()).partition(b"\r\n\r\n")[2]
-        connection.request("POST", load.PATH, body, {"Content-Type": "application/json"})
+        connection.request("POST", load.SEED, body, {"Content-Type": "application/json"})
         status = connection.getresponse().status
         connection.close()
     except ConnectionError:

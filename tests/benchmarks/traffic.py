@@ -44,19 +44,27 @@ Pairs = Sequence[tuple[Measured, Measured]]
 
 def throughput(place: Place) -> list[Row]:
     """Measure requests per second and CPU per request with 64 clients that never pause."""
-    with _both(place) as servers:
-        for server in servers:
-            drive(server, load.closed_loop(server.port, clients=CLIENTS, seconds=1))
-        pairs = [
-            _pair(
-                servers, lambda port: load.closed_loop(port, clients=CLIENTS, seconds=ROUND_SECONDS)
-            )
-            for _ in range(ROUNDS)
-        ]
+    return _throughput(place, load.SEED)
+
+
+def v1throughput(place: Place) -> list[Row]:
+    """Measure the same in OpenAI's protocol."""
+    return _throughput(place, load.V1)
+
+
+def _throughput(place: Place, path: str) -> list[Row]:
+    def burst(server: Server, path: str, seconds: float = ROUND_SECONDS) -> Measured:
+        requests = load.closed_loop(server.port, clients=CLIENTS, seconds=seconds, path=path)
+        return drive(server, requests)
+
+    with _both(place) as (ours, bare):
+        burst(ours, path, 1)
+        burst(bare, load.SEED, 1)
+        pairs = [(burst(ours, path), burst(bare, load.SEED)) for _ in range(ROUNDS)]
     rates = [(ours.rate, bare.rate) for ours, bare in pairs]
     costs = [(ours.cpu_us, bare.cpu_us) for ours, bare in pairs]
     return [
-        _ratio(f"requests/s, {CLIENTS} clients", rates, 1.2, at_least=True),
+        _ratio(f"requests/s of {path}, {CLIENTS} clients", rates, 1.2, at_least=True),
         _ratio("  CPU per request, us", costs, 0.8),
         _failures(pairs),
     ]
@@ -117,25 +125,34 @@ def _in_flight(place: Place, *, calls: int, rate: int, p99_ms: float) -> list[Ro
 
 def streams(place: Place) -> list[Row]:
     """Measure 500 streams that are open at once."""
-    with _both(place, threads=STREAMS) as servers:
-        _pair(servers, lambda port: load.open_loop(port, rate=20, requests=20, stream=True))
-        pairs = [
-            _pair(
-                servers,
-                lambda port: load.open_loop(
-                    port, rate=STREAMS_PER_SECOND, requests=STREAMS, stream=True
-                ),
-            )
-            for _ in range(STREAM_WAVES)
-        ]
-    chunks = [(ours.cpu_us / STREAM_CHUNKS, bare.cpu_us / STREAM_CHUNKS) for ours, bare in pairs]
-    seen = min(ours.outcome.at_once for ours, _ in pairs)
+    return _streams(place, load.SEED)
+
+
+def v1streams(place: Place) -> list[Row]:
+    """Measure 500 streams in OpenAI's protocol."""
+    return _streams(place, load.V1)
+
+
+def _streams(place: Place, path: str) -> list[Row]:
+    def wave(server: Server, path: str = load.SEED) -> Measured:
+        requests = load.open_loop(
+            server.port, rate=STREAMS_PER_SECOND, requests=STREAMS, stream=True, path=path
+        )
+        return drive(server, requests)
+
+    with _both(place, threads=STREAMS) as (ours, bare):
+        for server in (ours, bare):
+            drive(server, load.open_loop(server.port, rate=20, requests=20, stream=True))
+        pairs = [(wave(ours, path), wave(bare)) for _ in range(STREAM_WAVES)]
+    chunks = [(one.cpu_us / STREAM_CHUNKS, two.cpu_us / STREAM_CHUNKS) for one, two in pairs]
+    seen = min(pair[0].outcome.at_once for pair in pairs)
     first = [
         1000 * percentile([x for pair in pairs for x in pair[side].outcome.first], 50)
         for side in (0, 1)
     ]
+    name = f"{STREAMS} streams of {path} ({seen} seen)"
     return [
-        _plain(f"{STREAMS} streams ({seen} seen): CPU per chunk, us", _medians(chunks), 80),
+        _plain(f"{name}: CPU per chunk, us", _medians(chunks), 80),
         _plain("  first chunk added p50, ms", (first[0], first[1]), 10),
         _failures(pairs),
     ]

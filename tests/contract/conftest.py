@@ -1,18 +1,51 @@
-"""Records for the contract tests."""
+"""The stores under contract, and records for the tests."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from itertools import count
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from chatport.domain import Exchange, State, Usage
+from chatport.adapters import MemoryStore, PeeweeStore
+from chatport.domain import ConversationStore, Exchange, State, Usage
 
 NOON = datetime(2026, 11, 23, 12, 0, 0, tzinfo=UTC)
 
 MakeExchange = Callable[..., Exchange]
+OpenStore = Callable[[], ConversationStore]
+
+
+@pytest.fixture(params=["memory", "sqlite"])
+def open_store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[OpenStore]:
+    """Return what opens one more store on the same exchanges, as another process would."""
+    memory = MemoryStore()
+    with ExitStack() as stores:
+
+        def open_one() -> ConversationStore:
+            if request.param == "memory":
+                return memory
+            return stores.enter_context(closing(PeeweeStore(tmp_path / "log.db")))
+
+        yield open_one
+
+
+@pytest.fixture
+def store(open_store: OpenStore) -> ConversationStore:
+    return open_store()
+
+
+@pytest.fixture
+def stranger(store: ConversationStore, tmp_path: Path) -> Iterator[ConversationStore]:
+    """Return a store of the same kind that has nothing to do with the other."""
+    if isinstance(store, MemoryStore):
+        yield MemoryStore()
+        return
+    with closing(PeeweeStore(tmp_path / "stranger.db")) as opened:
+        yield opened
 
 
 @pytest.fixture

@@ -1,15 +1,12 @@
 """The contract of ConversationStore, for every adapter."""
 
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, closing
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import timedelta
-from pathlib import Path
 
 import pytest
 
-from chatport.adapters import MemoryStore, PeeweeStore
 from chatport.domain import (
     ConversationStore,
     Exchange,
@@ -35,25 +32,6 @@ HARD_TEXTS = [
     "\u202ereversed\u2028separators\ufeff",
     "x" * 100_000,
 ]
-
-
-@pytest.fixture(params=["memory", "sqlite"])
-def open_store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Open]:
-    """Return what opens one more store on the same exchanges, as another process would."""
-    memory = MemoryStore()
-    with ExitStack() as stores:
-
-        def open_one() -> ConversationStore:
-            if request.param == "memory":
-                return memory
-            return stores.enter_context(closing(PeeweeStore(tmp_path / "log.db")))
-
-        yield open_one
-
-
-@pytest.fixture
-def store(open_store: Open) -> ConversationStore:
-    return open_store()
 
 
 def test_an_open_exchange_is_found_by_another_store_at_once(
@@ -218,12 +196,12 @@ def test_a_checkpoint_is_kept_while_the_exchange_is_open_and_not_after(
 ) -> None:
     exchange = make_exchange()
     store.begin(exchange, BOUNDS)
-    store.checkpoint(exchange.id, "so far")
+    store.checkpoint(replace(exchange, reply="so far"))
     found = store.find(exchange.id)
     assert found is not None
     assert (found.state, found.reply) == (State.OPEN, "so far")
     store.finish(completed(exchange, "all"))
-    store.checkpoint(exchange.id, "late")
+    store.checkpoint(replace(exchange, reply="late"))
     found = store.find(exchange.id)
     assert found is not None
     assert found.reply == "all"

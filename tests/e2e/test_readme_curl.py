@@ -36,7 +36,8 @@ def perform(line: str, port: int) -> str:
 
 def test_the_curl_lines_work_one_after_the_other(serve: Callable[..., Any]) -> None:
     service = serve("--offline", OPENAI_API_KEY="")
-    first, second, streamed, conversation, erased = [perform(c, service.port) for c in CURLS]
+    answers = [perform(line, service.port) for line in CURLS]
+    first, second, streamed, conversation, erased, relayed = answers
     assert json.loads(first) == {"user_id": "ada", "completion": "You said: My name is Ada."}
     assert json.loads(second)["completion"] == (
         "You said: What is my name?\nBefore that you said: My name is Ada.\nEarlier turns: 1"
@@ -46,4 +47,6 @@ def test_the_curl_lines_work_one_after_the_other(serve: Callable[..., Any]) -> N
     states = [exchange["state"] for exchange in json.loads(conversation)["exchanges"]]
     assert states == ["completed", "completed", "completed"]
     assert json.loads(erased) == {"user_id": "ada", "erased": 3}
+    message = json.loads(relayed)["choices"][0]["message"]
+    assert message == {"role": "assistant", "content": "You said: Hello"}
     assert "OFFLINE" in service.log.read_text()

@@ -131,6 +131,7 @@ def test_an_exchange_is_one_flat_object(say: Say) -> None:
         "upstream_status": None,
         "upstream_request_id": None,
         "attempts": 1,
+        "idempotency_key": None,
     }
 
 

@@ -120,6 +120,7 @@ def test_a_check_shows_the_settings_but_not_the_key(folder: Path) -> None:
         "OPENAI_API_KEY=***\n"
         "OPENAI_BASE_URL=https://api.openai.com/v1\n"
         "CHATPORT_MODEL=environment\n"
+        "CHATPORT_MODELS=\n"
         "CHATPORT_DATABASE=sqlite:///chatport.db\n"
         "CHATPORT_USER_LIMIT=20/minute;500/day\n"
         "CHATPORT_TOTAL_LIMIT=300/minute\n"
@@ -128,6 +129,7 @@ def test_a_check_shows_the_settings_but_not_the_key(folder: Path) -> None:
         "CHATPORT_HISTORY_TOKENS=8000\n"
         "CHATPORT_TIMEOUT_SECONDS=120\n"
         "CHATPORT_MAX_PROMPT_BYTES=100000\n"
+        "CHATPORT_MAX_BODY_BYTES=1000000\n"
     )
     assert [path.name for path in folder.iterdir()] == [".env"]
 

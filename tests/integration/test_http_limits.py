@@ -15,9 +15,10 @@ from chatport.adapters import (
     WindowTable,
     random_id,
 )
+from chatport.domain.allowance import Limit
 from chatport.domain.chat import ChatService
 from chatport.domain.limits import RateLimiter
-from chatport.domain.model import ANONYMOUS, Limit
+from chatport.domain.model import ANONYMOUS
 from chatport.entrypoints.flask_app import create_app
 
 PATH = "/openai-completion"

@@ -229,7 +229,8 @@ def test_a_body_of_a_million_bytes_is_read_and_one_more_is_not(service: Service)
     refused = service.send(largest + b" ")
     assert too_large(refused)
     assert refused.json == {
-        "error": "Request Entity Too Large.",
+        "error": "The body is larger than this server takes;"
+        " CHATPORT_MAX_BODY_BYTES says how much.",
         "code": "body_too_large",
         "request_id": refused.headers["X-Request-Id"],
     }

@@ -13,22 +13,41 @@ from chatport.adapters import (
     SystemClock,
     random_id,
 )
+from chatport.domain.allowance import Limit
 from chatport.domain.chat import ChatService
 from chatport.domain.errors import StorageFull
 from chatport.domain.limits import RateLimiter
-from chatport.domain.model import Limit
+from chatport.domain.models import ModelCard
 from chatport.entrypoints.flask_app import create_app
 from chatport.entrypoints.wiring import Parts
 
 ROUTES = {
     # path, methods: is it limited?
     ("/openai-completion", "POST"): True,
+    ("/v1/chat/completions", "POST"): True,
+    ("/v1/models", "GET HEAD"): False,
+    ("/v1/models/<path:model>", "GET HEAD"): False,
     ("/conversations/<user_id>", "GET HEAD"): False,
     ("/conversations/<user_id>", "DELETE"): False,
     ("/healthz", "GET HEAD"): False,
     ("/readyz", "GET HEAD"): False,
+    ("/openapi.json", "GET HEAD"): False,
+    ("/docs", "GET HEAD"): False,
+    ("/docs.css", "GET HEAD"): False,
 }
 """Whoever adds a route decides here whether it is limited."""
+
+MODEL = ModelCard(
+    id="m", facts={"id": "m", "object": "model", "created": 0, "owned_by": "chatport"}
+)
+PATHS = {
+    "/conversations/<user_id>": "/conversations/ada",
+    "/v1/models/<path:model>": "/v1/models/m",
+}
+BODIES: dict[str, dict[str, Any]] = {
+    "/openai-completion": {"prompt": "x"},
+    "/v1/chat/completions": {"model": "m", "messages": [{"role": "user", "content": "x"}]},
+}
 
 
 class Unavailable(MemoryStore):
@@ -44,7 +63,7 @@ def client_of(store: MemoryStore | None = None) -> FlaskClient:
     store = store or MemoryStore()
     service = ChatService(
         store=store,
-        gateway=ScriptedGateway("Hi"),
+        gateway=ScriptedGateway("Hi", models=[MODEL]),
         clock=SystemClock(),
         new_id=random_id,
         model="m",
@@ -61,9 +80,9 @@ def test_there_is_no_route_but_those_on_the_list() -> None:
 
 @pytest.mark.parametrize(("path", "methods"), list(ROUTES))
 def test_a_route_is_limited_if_the_list_says_so(path: str, methods: str) -> None:
-    client, body = client_of(), {"prompt": "x"} if "POST" in methods else None
+    client, body = client_of(), BODIES.get(path)
     for method in methods.split():
-        response = client.open(path.replace("<user_id>", "ada"), method=method, json=body)
+        response = client.open(PATHS.get(path, path), method=method, json=body)
         assert response.status_code == 200
         assert ("x-ratelimit-limit-requests" in response.headers) == ROUTES[path, methods]
 
@@ -76,6 +95,9 @@ ANY = [
     ("GET", "/conversations/%00"),
     ("GET", "/healthz"),
     ("GET", "/readyz"),
+    ("GET", "/v1/models"),
+    ("GET", "/openapi.json"),
+    ("POST", "/docs"),
     ("HEAD", "/healthz"),
     ("GET", "/"),
     ("GET", "/favicon.ico"),
@@ -119,6 +141,9 @@ def test_what_is_not_there_is_404_with_openais_four_keys(path: str) -> None:
         ("/conversations/ada", "DELETE, GET, HEAD"),
         ("/healthz", "GET, HEAD"),
         ("/readyz", "GET, HEAD"),
+        ("/openapi.json", "GET, HEAD"),
+        ("/docs", "GET, HEAD"),
+        ("/docs.css", "GET, HEAD"),
     ],
 )
 @pytest.mark.parametrize("method", ["OPTIONS", "TRACE", "PUT", "PATCH", "CONNECT", "BREW"])

@@ -16,15 +16,19 @@ from typing import Any
 
 import peewee
 import pytest
+from playhouse.migrations import Runner
 from playhouse.schema_diff import diff_models
 from pytest_mock import MockerFixture
 
 from chatport.adapters import PeeweeStore, group_commit, sqlite_faults
-from chatport.adapters.exchange_table import ExchangeRow, RefusalRow, bound
+from chatport.adapters.exchange_table import ExchangeRow, RefusalRow, bound, timestamp
 from chatport.adapters.group_commit import GroupCommit
-from chatport.domain import Exchange, HistoryBounds, LogQuery, State
+from chatport.adapters.request_texts import MessageChainRow, MessageTextRow
+from chatport.adapters.schema import MIGRATIONS
+from chatport.domain import Exchange, HistoryBounds, LogQuery, State, Usage
 from chatport.domain.errors import (
     ConversationBusy,
+    IdempotencyInProgress,
     StorageBusy,
     StorageCorrupt,
     StorageFull,
@@ -32,9 +36,11 @@ from chatport.domain.errors import (
     StorageTooNew,
     StorageUnavailable,
 )
+from chatport.domain.relay import Once, RequestText
 
 BOUNDS = HistoryBounds()
 NOW = datetime(2026, 11, 23, 12, tzinfo=UTC)
+REQUEST = RequestText(messages=['{"role":"user"}'], parameters="{}")
 
 
 def exchange(n: int = 0, user_id: str = "ada", **fields: Any) -> Exchange:
@@ -92,7 +98,7 @@ def test_what_is_begun_and_finished_is_in_the_file_when_the_call_returns(
 
     store.begin(exchange(), BOUNDS)
     assert stored() == [("open", "")]
-    store.checkpoint("ada-0", "rep")
+    store.checkpoint(replace(exchange(), reply="rep"))
     assert stored() == [("open", "rep")]
     store.finish(ended(exchange()))
     assert stored() == [("completed", "reply")]
@@ -194,6 +200,89 @@ def test_without_its_life_sign_an_exchange_counts_as_alive_until_its_lease_ends(
         assert other.recover(NOW + timedelta(hours=2)) == 1
 
 
+# Requests that are passed on, and requests that come again
+
+
+def test_an_attempt_of_a_killed_process_makes_room_for_the_next_at_once(
+    store: PeeweeStore, path: Path
+) -> None:
+    run_and_kill(
+        path,
+        "from dataclasses import replace\n"
+        "first = replace(exchange('ada'), idempotency_key='key-1', request_hash='hash-1')\n"
+        "store.begin(first, HistoryBounds())",
+    )
+    for once in (Once(request_hash="hash-1", key="key-1"), Once(request_hash="hash-1", retry=True)):
+        found = store.earlier("anonymous", once, now=NOW, since=NOW)
+        assert found is not None
+        assert (found.id, found.state, found.final) == ("ada", State.INTERRUPTED, False)
+    again = exchange(1, id="ada", idempotency_key="key-1", request_hash="hash-1")
+    store.begin(again, BOUNDS)
+    store.finish(ended(again))
+    assert [found.reply for found in store.search(LogQuery())] == ["reply"]
+
+
+def test_a_process_killed_in_the_middle_of_a_begin_leaves_no_texts(
+    store: PeeweeStore, path: Path
+) -> None:
+    store.check()
+    run_and_kill(
+        path,
+        "from dataclasses import replace\n"
+        "from chatport.adapters.request_texts import RequestTexts\n"
+        "from chatport.domain import RequestText\n"
+        "keep = RequestTexts.keep\n"
+        "def keep_and_hang(*arguments):\n"
+        "    keep(*arguments)\n"
+        "    print('ready', flush=True)\n"
+        "    time.sleep(60)\n"
+        "RequestTexts.keep = keep_and_hang\n"
+        "request = RequestText(messages=['message'], parameters='{}')\n"
+        "store.begin(replace(exchange('ada'), request=request), HistoryBounds())",
+    )
+    with closing(sqlite3.connect(path)) as other:
+        for table in ("exchange", "message_text", "message_chain"):
+            assert other.execute(f"SELECT count(*) FROM {table}").fetchone() == (0,)
+    store.begin(exchange(request=REQUEST), BOUNDS)
+
+
+def test_what_was_answered_is_the_same_after_a_restart(store: PeeweeStore, path: Path) -> None:
+    relayed = exchange(request=REQUEST, idempotency_key="key-1", request_hash="hash-1")
+    pieces = (b'{"a": "\\u0000"}', b"", b"\xff\x00\xfe", "é".encode())
+    key = store.pseudonym_key()
+    store.begin(relayed, BOUNDS)
+    store.finish(replace(ended(relayed), answer=pieces, final=True))
+    store.close()
+    with closing(PeeweeStore(path)) as restarted:
+        once = Once(request_hash="hash-1", key="key-1")
+        found = restarted.earlier("anonymous", once, now=NOW, since=NOW)
+        assert found is not None
+        assert (found.answer, found.final, found.request) == (pieces, True, REQUEST)
+        assert restarted.pseudonym_key() == key
+        with pytest.raises(IdempotencyInProgress):
+            restarted.begin(relayed, BOUNDS)
+
+
+def test_closing_a_store_interrupts_the_relays_that_it_leaves_open(path: Path) -> None:
+    with closing(PeeweeStore(path)) as store:
+        for n in range(3):
+            store.begin(exchange(n, request=REQUEST), BOUNDS)
+        store.checkpoint(exchange(1, request=REQUEST, reply="half", answer=[b"half"]))
+    with closing(PeeweeStore(path)) as restarted:
+        assert {found.state for found in restarted.search(LogQuery())} == {State.INTERRUPTED}
+        found = restarted.find("ada-1")
+        assert found is not None
+        assert (found.answer, found.request) == ((b"half",), REQUEST)
+
+
+def test_an_answer_is_kept_compressed(store: PeeweeStore) -> None:
+    relayed = exchange(request=REQUEST)
+    store.begin(relayed, BOUNDS)
+    store.finish(replace(ended(relayed), answer=[b'{"choices":[{"delta":{}}]}'] * 1000))
+    [size] = store._opened().writer.execute_sql("SELECT length(answer) FROM exchange").fetchone()
+    assert size < 1000
+
+
 # Cost
 
 
@@ -250,11 +339,133 @@ def test_a_history_is_read_by_its_index_without_sorting(store: PeeweeStore) -> N
 
 def test_models_and_migrations_describe_the_same_tables(store: PeeweeStore) -> None:
     writer = store._opened().writer
-    models = [bound(model, writer) for model in (ExchangeRow, RefusalRow)]
-    *tables_and_columns, indexes = diff_models(writer, models)
+    rows = (ExchangeRow, RefusalRow, MessageTextRow, MessageChainRow)
+    *tables_and_columns, indexes = diff_models(writer, [bound(row, writer) for row in rows])
     assert [list(changes) for changes in tables_and_columns] == [[], [], [], []]
-    names = {index.name for index in indexes}
-    assert names == {"exchange_conversation", "exchange_history", "exchange_open"}
+    assert {index.name for index in indexes} == {
+        *("exchange_conversation", "exchange_history", "exchange_open"),
+        *("exchange_key", "exchange_request", "exchange_parameters", "exchange_messages"),
+        "message_text_digest",
+    }
+
+
+def test_the_schema_itself_keeps_what_is_one_of_a_kind(store: PeeweeStore) -> None:
+    writer = store._opened().writer
+    unique = {
+        index.name: index.columns
+        for table in ("exchange", "message_text", "message_chain")
+        for index in writer.get_indexes(table)
+        if index.unique
+    }
+    assert unique == {
+        "exchange_public_id": ["public_id"],
+        "exchange_open": ["caller", "user_id"],
+        "exchange_key": ["caller", "idempotency_key"],
+        "message_text_digest": ["caller", "digest"],
+        "messagechain_digest": ["digest"],
+    }
+
+
+FIRST_ROWS = """
+INSERT INTO exchange (public_id, caller, user_id, state, route, model, prompt, reply, sanitized,
+    finish_reason, prompt_tokens, completion_tokens, tokens_estimated, turn_tokens, attempts,
+    started_at, finished_at, lease_until, owner)
+VALUES ('done', 'anonymous', 'ada', 'open', 'r', 'm', 'red fox', 'in the den', 0, 'stop', 10, 5, 0,
+        8, 1, :at, NULL, :at, ''),
+    ('failed', 'anonymous', 'ada', 'open', 'r', 'm', 'p', '', 0, NULL, NULL, NULL, 0, 0, 2,
+        :at, NULL, :at, ''),
+    ('open', 'anonymous', 'bob', 'open', 'r', 'm', 'p', 'half', 0, NULL, NULL, NULL, 0, 0, 0,
+        :at, NULL, :lease, '');
+"""
+FIRST_OUTCOMES = "UPDATE exchange SET state = ?, finished_at = ? WHERE public_id = ?"
+
+
+def make_first_version(path: Path) -> None:
+    """Make the file that version 0.1.0 would have left."""
+    at, lease = timestamp(NOW), timestamp(NOW + timedelta(hours=1))
+    database = peewee.SqliteDatabase(str(path), pragmas={"journal_mode": "wal"})
+    with database:
+        assert Runner(database, str(MIGRATIONS)).up("0001_exchange") == ["0001_exchange"]
+        database.execute_sql("DROP INDEX exchange_open")  # two rows of ada's, made at once
+        database.connection().execute(FIRST_ROWS, {"at": at, "lease": lease})
+        for state, name in [("completed", "done"), ("failed", "failed")]:
+            database.execute_sql(FIRST_OUTCOMES, [state, at, name])
+        database.execute_sql(
+            "CREATE UNIQUE INDEX exchange_open ON exchange (caller, user_id) WHERE state = 'open'"
+        )
+        database.execute_sql("INSERT INTO refusal VALUES ('anonymous', 'user', '2026', 7)")
+
+
+def test_a_file_of_the_first_version_is_brought_up_with_all_its_rows(
+    store: PeeweeStore, path: Path
+) -> None:
+    make_first_version(path)
+    done, failed, still_open = store.search(LogQuery(oldest_first=True))
+    assert (done.id, done.number, done.prompt, done.reply) == ("done", 1, "red fox", "in the den")
+    assert (done.state, done.usage) == (
+        State.COMPLETED,
+        Usage(prompt_tokens=10, completion_tokens=5),
+    )
+    assert (failed.id, failed.state, failed.attempts) == ("failed", State.FAILED, 2)
+    assert (still_open.id, still_open.state, still_open.reply) == ("open", State.OPEN, "half")
+    for exchange_row in (done, failed, still_open):
+        found = store.find(exchange_row.id)
+        assert found == exchange_row
+        assert found is not None
+        assert (found.request, found.answer, found.final) == (None, (), False)
+        assert (found.idempotency_key, found.request_hash) == (None, None)
+    assert [found.id for found in store.search(LogQuery(text="fox den"))] == ["done"]
+    history = store.begin(exchange(1), BOUNDS)
+    assert [turn.prompt for turn in history.turns] == ["red fox"]
+    with pytest.raises(ConversationBusy):
+        store.begin(exchange(1, user_id="bob"), BOUNDS)
+    store.begin(exchange(2, user_id="bob", request=REQUEST), BOUNDS)
+    with closing(sqlite3.connect(path)) as other:
+        assert other.execute("SELECT count FROM refusal").fetchall() == [(7,)]
+        assert other.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
+    assert len(store.pseudonym_key()) == 32
+    assert store.erase("anonymous", "ada") == 3
+
+
+def test_many_processes_may_bring_up_a_file_of_the_first_version_at_once(path: Path) -> None:
+    make_first_version(path)
+    program = (
+        "from chatport.adapters import PeeweeStore\n"
+        "from chatport.domain import LogQuery\n"
+        f"store = PeeweeStore({str(path)!r})\n"
+        "assert len(store.search(LogQuery())) == 3\n"
+        "print(store.pseudonym_key().hex())\n"
+    )
+    processes = [
+        subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE) for _ in range(4)
+    ]
+    said = {process.communicate()[0] for process in processes}
+    assert [process.returncode for process in processes] == [0, 0, 0, 0]
+    assert len(said) == 1
+
+
+def test_a_step_up_that_fails_leaves_the_first_version_as_it_was(
+    path: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    make_first_version(path)
+    steps = tmp_path / "steps"
+    steps.mkdir()
+    for step in MIGRATIONS.glob("0*.py"):
+        text = step.read_text()
+        if step.name.startswith("0002"):
+            text = text.replace('"DROP INDEX exchange_open",', '"DROP INDEX exchange_open", "no",')
+            assert '"no",' in text
+        (steps / step.name).write_text(text)
+    with monkeypatch.context() as patch:
+        patch.setattr("chatport.adapters.schema.MIGRATIONS", steps)
+        with closing(PeeweeStore(path)) as broken, pytest.raises(StorageUnavailable):
+            broken.check()
+    with closing(sqlite3.connect(path)) as other:
+        tables = {row[0] for row in other.execute("SELECT name FROM sqlite_master")}
+        assert not tables & {"message_text", "message_chain", "secret", "exchange_key"}
+        assert {"exchange_open", "exchange_history"} <= tables
+    with closing(PeeweeStore(path)) as store:
+        assert len(store.search(LogQuery())) == 3
 
 
 def test_many_processes_may_open_a_new_file_at_once(path: Path) -> None:

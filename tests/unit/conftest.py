@@ -25,6 +25,9 @@ class FakeClock(Clock):
     def monotonic(self) -> float:
         return self.passed
 
+    def sleep(self, seconds: float) -> None:
+        self.passed += seconds
+
 
 @pytest.fixture
 def clock() -> FakeClock:

@@ -360,7 +360,7 @@ def test_an_interrupt_while_the_store_writes_leaves_nothing_open(
 class TroubledStore(MemoryStore):
     """A store that takes exchanges, but neither checkpoints nor counts."""
 
-    def checkpoint(self, exchange_id: str, reply: str) -> None:
+    def checkpoint(self, exchange: Exchange) -> None:
         raise StorageFull
 
     def count_refusal(self, caller: str, rule: str, at: Any) -> None:

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chatport.domain.model import Allowance, Charge, Limit
+from chatport.domain.allowance import Allowance, Charge, Limit
 from chatport.entrypoints.limit_headers import duration, limit_headers
 
 

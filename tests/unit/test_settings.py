@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from chatport.domain.model import Limit
+from chatport.domain.allowance import Limit
 from chatport.entrypoints.settings import (
     Secret,
     Settings,
@@ -31,6 +31,7 @@ def test_the_defaults_are_these() -> None:
         api_key=None,
         base_url="https://api.openai.com/v1",
         model="gpt-5-mini",
+        models=(),
         database=Path("chatport.db"),
         user_limit=(
             Limit(amount=20, window_seconds=60),
@@ -42,6 +43,7 @@ def test_the_defaults_are_these() -> None:
         history_tokens=8000,
         timeout_seconds=120.0,
         max_prompt_bytes=100_000,
+        max_body_bytes=1_000_000,
     )
 
 
@@ -59,6 +61,8 @@ def test_every_setting_is_taken() -> None:
             "CHATPORT_HISTORY_TOKENS": "1",
             "CHATPORT_TIMEOUT_SECONDS": "0.5",
             "CHATPORT_MAX_PROMPT_BYTES": "2",
+            "CHATPORT_MAX_BODY_BYTES": "3",
+            "CHATPORT_MODELS": "a/b, c,",
         }
     )
     assert settings.api_key is not None
@@ -72,6 +76,8 @@ def test_every_setting_is_taken() -> None:
     assert settings.history_tokens == 1
     assert settings.timeout_seconds == 0.5
     assert settings.max_prompt_bytes == 2
+    assert settings.max_body_bytes == 3
+    assert settings.models == ("a/b", "c")
 
 
 def test_an_empty_key_is_no_key() -> None:
@@ -109,7 +115,7 @@ def test_the_error_says_one_problem_a_line() -> None:
 @pytest.mark.parametrize(
     ("name", "hint"),
     [
-        ("CHATPORT_MODELS", "; did you mean CHATPORT_MODEL?"),
+        ("CHATPORT_MODELL", "; did you mean CHATPORT_MODEL?"),
         ("CHATPORT_DATABASE_URL", "; did you mean CHATPORT_DATABASE?"),
         ("CHATPORT_TIMEOUT", "; did you mean CHATPORT_TIMEOUT_SECONDS?"),
         ("CHATPORT_model", "; did you mean CHATPORT_MODEL?"),
@@ -255,6 +261,7 @@ def test_the_settings_can_be_shown_with_the_key_as_three_stars() -> None:
         ("OPENAI_API_KEY", "***"),
         ("OPENAI_BASE_URL", "https://api.openai.com/v1"),
         ("CHATPORT_MODEL", "m"),
+        ("CHATPORT_MODELS", ""),
         ("CHATPORT_DATABASE", "sqlite:///chatport.db"),
         ("CHATPORT_USER_LIMIT", "20/minute;500/day"),
         ("CHATPORT_TOTAL_LIMIT", "300/minute"),
@@ -263,6 +270,7 @@ def test_the_settings_can_be_shown_with_the_key_as_three_stars() -> None:
         ("CHATPORT_HISTORY_TOKENS", "8000"),
         ("CHATPORT_TIMEOUT_SECONDS", "120"),
         ("CHATPORT_MAX_PROMPT_BYTES", "100000"),
+        ("CHATPORT_MAX_BODY_BYTES", "1000000"),
     ]
 
 

@@ -1,0 +1,74 @@
+"""The hot queries on the log, built by peewee once and then executed as SQL."""
+
+import peewee
+
+from .exchange_table import Compiled, ExchangeRow, RefusalRow, bound, hole
+
+ATTEMPT = (
+    *("id", "public_id", "request_hash", "state", "final", "owner", "lease_until"),
+    *("parameters_id", "messages_id"),
+)
+"""The columns that say whether another attempt may take the place of this one."""
+
+SETTLED = (
+    *("state", "reply", "sanitized", "finish_reason", "prompt_tokens", "completion_tokens"),
+    *("tokens_estimated", "turn_tokens", "error_code", "upstream_status"),
+    *("upstream_request_id", "attempts", "finished_at", "answer", "final"),
+)
+"""The columns that an outcome writes."""
+
+
+class ExchangeQueries:
+    """The hot queries, compiled once by peewee."""
+
+    def __init__(self, database: peewee.Database) -> None:
+        self.exchange = row = bound(ExchangeRow, database)
+        refusal = bound(RefusalRow, database)
+        refusal_of_minute = [refusal.caller, refusal.rule, refusal.minute]
+        of_user = (row.caller == hole("caller")) & (row.user_id == hole("user_id"))
+        is_open = row.state == peewee.SQL("'open'")
+        is_attempt = (row.public_id == hole("public_id")) & (row.started_at == hole("started_at"))
+        is_turn = row.parameters_id.is_null()
+        columns = [name for name in row._meta.fields if name != "id"]  # noqa: SLF001  # peewee's documented name
+        self.insert = Compiled(row.insert({getattr(row, name): hole(name) for name in columns}))
+        self.history = Compiled(
+            row.select(row.id, row.prompt, row.reply, row.turn_tokens)
+            .where(of_user & (row.state == peewee.SQL("'completed'")) & is_turn)
+            .order_by(row.id.desc())
+            .limit(hole("turns"))
+        )
+        self.open_turn = Compiled(
+            row.select(row.id, row.owner, row.lease_until).where(of_user & is_open & is_turn)
+        )
+        self.checkpoint = Compiled(
+            row.update({row.reply: hole("reply"), row.answer: hole("answer")}).where(
+                is_attempt & is_open
+            )
+        )
+        self.finish = Compiled(
+            row.update({getattr(row, name): hole(name) for name in SETTLED}).where(
+                is_attempt & is_open
+            )
+        )
+        self.with_key = Compiled(
+            row.select(*(getattr(row, name) for name in ATTEMPT)).where(
+                (row.caller == hole("caller")) & (row.idempotency_key == hole("idempotency_key"))
+            )
+        )
+        self.texts_of_user = Compiled(
+            row.select(row.parameters_id, row.messages_id).where(of_user & ~is_turn).distinct()
+        )
+        self.erase = Compiled(row.delete().where(of_user))
+        self.refuse = Compiled(
+            refusal.insert(
+                {
+                    refusal.caller: hole("caller"),
+                    refusal.rule: hole("rule"),
+                    refusal.minute: hole("minute"),
+                    refusal.count: peewee.SQL("1"),
+                }
+            ).on_conflict(
+                conflict_target=refusal_of_minute,
+                update={refusal.count: refusal.count + peewee.SQL("1")},
+            )
+        )

@@ -1,0 +1,196 @@
+"""Reading the answers of OpenAI's protocol: what a completion, a chunk and a model list say."""
+
+import json
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from chatport.domain.errors import UpstreamError, UpstreamInvalidResponse, UpstreamTruncated
+from chatport.domain.model import Completion, Delta, Usage
+from chatport.domain.models import ModelCard
+
+MAX_TOKENS = 2**31
+"""What an integer column of every database holds; larger counts are a provider's mistake."""
+
+HEARTBEAT = Delta()
+
+
+def completion(data: bytes, request_id: str | None, *, relayed: bool) -> Completion:
+    """Check and translate an answer: an object whose first choice says something.
+
+    Args:
+        data: The answer's body.
+        request_id: The provider's own id of the call.
+        relayed: The client reads the answer itself; then tool calls and whatever else may come
+            are an answer too, and its bytes are kept.
+
+    Raises:
+        UpstreamInvalidResponse: It is none.
+    """
+    answer = _parsed(data)
+    choice = _first_choice(answer) if isinstance(answer, dict) else None
+    message = choice.get("message") if choice else None
+    finish_reason = choice.get("finish_reason") if choice else None
+    text = _text(message)
+    if text is None and relayed and _says_something(message):
+        text = ""
+    if text is None or not isinstance(finish_reason, str):
+        raise UpstreamInvalidResponse(upstream_status=200, upstream_request_id=request_id)
+    return Completion(
+        text=text,
+        finish_reason=finish_reason,
+        usage=_usage(answer.get("usage")),
+        upstream_request_id=request_id,
+        body=data if relayed else None,
+    )
+
+
+def model_cards(data: bytes) -> Sequence[ModelCard]:
+    """Translate a list of models.
+
+    Raises:
+        UpstreamInvalidResponse: It is none.
+    """
+    answer = _parsed(data)
+    models = answer.get("data") if isinstance(answer, dict) else None
+    if not isinstance(models, list):
+        raise UpstreamInvalidResponse(upstream_status=200)
+    return [
+        ModelCard(id=model["id"], facts=model)
+        for model in models
+        if isinstance(model, dict) and isinstance(model.get("id"), str) and _can_be_told(model)
+    ]
+
+
+class StreamedAnswer:
+    """Checks and translates the events of one stream."""
+
+    def __init__(self, *, relayed: bool) -> None:
+        self._relayed = relayed
+        self._said_something = relayed
+        self._begun: set[object] = set()
+        self._finished: set[object] = set()
+
+    def read(self, payloads: list[bytes]) -> Iterator[Delta]:
+        """Yield what the events say together, and then raise if one of them is wrong."""
+        deltas: list[Delta] = []
+        fault: Exception | None = None
+        try:
+            deltas.extend(self._delta(payload) for payload in payloads)
+        except Exception as error:  # noqa: BLE001  # raised below, after what came before it
+            fault = error
+        if len(deltas) == 1:
+            yield deltas[0]
+        elif deltas or fault is None:
+            yield _together(deltas)
+        if fault is not None:
+            raise fault
+
+    def end(self) -> None:
+        """Return if each choice that was begun has come to its end.
+
+        Raises:
+            UpstreamTruncated: One has not.
+        """
+        if self._begun - self._finished:
+            raise UpstreamTruncated
+
+    def _delta(self, payload: bytes) -> Delta:
+        chunk = json.loads(payload.decode())
+        if chunk is None and not self._relayed:
+            return HEARTBEAT
+        if not isinstance(chunk, dict):
+            raise UpstreamInvalidResponse
+        if chunk.get("error"):
+            raise UpstreamError
+        choice = _first_choice(chunk)
+        events = (payload,) if self._relayed else ()
+        usage = _usage(chunk.get("usage"))
+        if choice is None:
+            return Delta(usage=usage, events=events)
+        return Delta(
+            text=self._said(choice),
+            finish_reason=self._finish_reason(chunk["choices"]),
+            usage=usage,
+            events=events,
+        )
+
+    def _said(self, choice: dict[str, Any]) -> str:
+        """Return the text of a choice's delta; of several choices, only the first is kept so."""
+        text = _text(choice.get("delta"))
+        self._said_something = self._said_something or text is not None
+        return text if text is not None and choice.get("index", 0) == 0 else ""
+
+    def _finish_reason(self, choices: list[Any]) -> str | None:
+        """Return the reason if the first choice ends here, and remember which choices have."""
+        reason = None
+        for choice in choices:
+            if not isinstance(choice, dict):
+                raise UpstreamInvalidResponse
+            index = choice.get("index", 0)
+            self._begun.add(index)
+            if isinstance(choice.get("finish_reason"), str) and choice["finish_reason"]:
+                self._finished.add(index)
+                if index == 0 or 0 not in self._begun:
+                    reason = choice["finish_reason"]
+        if reason and not self._said_something:
+            raise UpstreamInvalidResponse  # a tool call, which nobody has asked for
+        return reason
+
+
+def _together(deltas: list[Delta]) -> Delta:
+    """Return one piece that says what these say; of what comes again and again, the last."""
+    return Delta(
+        text="".join(delta.text for delta in deltas),
+        events=tuple(event for delta in deltas for event in delta.events),
+        finish_reason=next((d.finish_reason for d in reversed(deltas) if d.finish_reason), None),
+        usage=next((delta.usage for delta in reversed(deltas) if delta.usage), None),
+    )
+
+
+def _parsed(data: bytes) -> Any:
+    """Return what the JSON says; None, which is no answer either, if it is not JSON in UTF-8."""
+    try:
+        return json.loads(data.decode())
+    except (ValueError, RecursionError):
+        return None
+
+
+def _can_be_told(facts: dict[str, Any]) -> bool:
+    """Return whether the facts are JSON; Python reads a little more, such as NaN."""
+    try:
+        return bool(json.dumps(facts, allow_nan=False, ensure_ascii=False).encode())
+    except ValueError:  # UnicodeEncodeError is one too
+        return False
+
+
+def _first_choice(answer: dict[str, Any]) -> dict[str, Any] | None:
+    choices = answer.get("choices")
+    if isinstance(choices, list) and choices and isinstance(choices[0], dict):
+        return choices[0]
+    return None
+
+
+def _text(message: Any) -> str | None:
+    """Return what the model said; a refusal in words counts."""
+    if not isinstance(message, dict):
+        return None
+    text = message.get("content")
+    if text is None:
+        text = message.get("refusal")
+    return text if isinstance(text, str) else None
+
+
+def _says_something(message: Any) -> bool:
+    """Return whether the message holds anything but its role: a tool call, or what comes next."""
+    if not isinstance(message, dict) or not isinstance(message.get("content"), str | list | None):
+        return False
+    return any(value is not None for name, value in message.items() if name != "role")
+
+
+def _usage(usage: Any) -> Usage | None:
+    if not isinstance(usage, dict):
+        return None
+    counts = usage.get("prompt_tokens"), usage.get("completion_tokens")
+    if not all(type(count) is int and 0 <= count < MAX_TOKENS for count in counts):
+        return None
+    return Usage(prompt_tokens=counts[0], completion_tokens=counts[1])  # type: ignore[arg-type]  # the line above has checked them

@@ -1,0 +1,126 @@
+"""Every way in which chatport refuses or fails, as one tree split by who must act.
+
+ChatportError
+├── CallerError                 the caller changes the request, or waits
+│   ├── InvalidField            invalid_field
+│   │   ├── InvalidUserId       invalid_user_id
+│   │   ├── InvalidUnicode      invalid_unicode
+│   │   ├── ModelNotAllowed     model_not_allowed
+│   │   ├── ModelNotFound       model_not_found
+│   │   └── InvalidIdempotencyKey invalid_idempotency_key
+│   ├── RateLimited             rate_limited
+│   ├── ConversationBusy        conversation_busy
+│   ├── IdempotencyInProgress   idempotency_in_progress
+│   ├── IdempotencyKeyReused    idempotency_key_reused
+│   ├── ExchangeLost            exchange_lost
+│   ├── CallerGone              client_gone
+│   ├── ContentFiltered         content_filter
+│   └── ContextLengthExceeded   context_length_exceeded
+├── OperatorError               whoever runs chatport repairs something
+│   └── StorageUnavailable      storage_unavailable
+│       ├── StorageBusy         storage_busy
+│       ├── StorageFull         storage_full
+│       ├── StorageReadOnly     storage_readonly
+│       ├── StorageCorrupt      storage_corrupt
+│       └── StorageTooNew       storage_too_new
+└── UpstreamError               upstream_error: the provider failed
+    ├── UpstreamTimeout         upstream_timeout
+    ├── UpstreamUnreachable     upstream_unreachable
+    │   └── UpstreamHungUp      upstream_unreachable
+    ├── UpstreamDisconnected    upstream_disconnected
+    ├── UpstreamTruncated       upstream_truncated
+    ├── UpstreamInvalidResponse upstream_invalid_response
+    ├── UpstreamAuthFailed      upstream_auth_failed
+    ├── UpstreamModelUnavailable upstream_model_unavailable
+    ├── UpstreamRejected        upstream_rejected
+    ├── UpstreamRateLimited     upstream_rate_limited
+    ├── UpstreamQuotaExhausted  upstream_quota_exhausted
+    └── UpstreamOverloaded      upstream_error
+
+The text of an error is chatport's own and is safe to show to anybody: it never holds a key, a
+prompt, an answer or a word of the provider's. HTTP statuses are the entrypoint's business.
+"""
+
+from .caller import (
+    CallerError,
+    CallerGone,
+    ContentFiltered,
+    ContextLengthExceeded,
+    ConversationBusy,
+    ExchangeLost,
+    IdempotencyInProgress,
+    IdempotencyKeyReused,
+    InvalidField,
+    InvalidIdempotencyKey,
+    InvalidUnicode,
+    InvalidUserId,
+    ModelNotAllowed,
+    ModelNotFound,
+    RateLimited,
+)
+from .chatport_error import (
+    ChatportError,
+)
+from .operator import (
+    OperatorError,
+    StorageBusy,
+    StorageCorrupt,
+    StorageFull,
+    StorageReadOnly,
+    StorageTooNew,
+    StorageUnavailable,
+)
+from .upstream import (
+    UpstreamAuthFailed,
+    UpstreamDisconnected,
+    UpstreamError,
+    UpstreamHungUp,
+    UpstreamInvalidResponse,
+    UpstreamModelUnavailable,
+    UpstreamOverloaded,
+    UpstreamQuotaExhausted,
+    UpstreamRateLimited,
+    UpstreamRejected,
+    UpstreamTimeout,
+    UpstreamTruncated,
+    UpstreamUnreachable,
+)
+
+__all__ = [
+    "CallerError",
+    "CallerGone",
+    "ChatportError",
+    "ContentFiltered",
+    "ContextLengthExceeded",
+    "ConversationBusy",
+    "ExchangeLost",
+    "IdempotencyInProgress",
+    "IdempotencyKeyReused",
+    "InvalidField",
+    "InvalidIdempotencyKey",
+    "InvalidUnicode",
+    "InvalidUserId",
+    "ModelNotAllowed",
+    "ModelNotFound",
+    "OperatorError",
+    "RateLimited",
+    "StorageBusy",
+    "StorageCorrupt",
+    "StorageFull",
+    "StorageReadOnly",
+    "StorageTooNew",
+    "StorageUnavailable",
+    "UpstreamAuthFailed",
+    "UpstreamDisconnected",
+    "UpstreamError",
+    "UpstreamHungUp",
+    "UpstreamInvalidResponse",
+    "UpstreamModelUnavailable",
+    "UpstreamOverloaded",
+    "UpstreamQuotaExhausted",
+    "UpstreamRateLimited",
+    "UpstreamRejected",
+    "UpstreamTimeout",
+    "UpstreamTruncated",
+    "UpstreamUnreachable",
+]

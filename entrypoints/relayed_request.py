@@ -1,0 +1,138 @@
+"""Reading a request in OpenAI's protocol, and making of it what the provider gets."""
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from chatport.domain.model import USER_ID
+from chatport.domain.relay import Relay, RequestText
+from chatport.domain.text import UNSTORABLE
+
+from .faults import BadRequest
+from .json_spans import JSONObject, containers, parse_object, scan
+from .wire import ChatCompletionBody, checked
+
+FORBIDDEN = frozenset({"api_base", "base_url", "api_key", "extra_headers", "organization", "proxy"})
+"""With these, gateways behind chatport can be told to send the request, or a key, elsewhere."""
+
+NAMES_OF_A_SCHEMA = ("properties", "$defs", "definitions")
+"""The keys of these objects in a JSON Schema are names of the client's own, not parameters."""
+
+USER_FIELDS = ("safety_identifier", "user")
+
+Pseudonym = Callable[[str], str]
+"""Returns what stands for a user id before the provider."""
+
+
+@dataclass(frozen=True, slots=True)
+class RelayedRequest:
+    """A checked request.
+
+    Attributes:
+        prompt: What was said last.
+        user_id: Whom the client named, if it named somebody.
+        stream: Whether the answer is to be streamed.
+        wants_usage: Whether the stream is to tell the tokens.
+    """
+
+    relay: Relay
+    prompt: str
+    user_id: str | None
+    stream: bool
+    wants_usage: bool
+
+
+def read(body: bytes, pseudonym: Pseudonym) -> RelayedRequest:
+    """Check a request's body, and change in it what the provider must not or must be told.
+
+    Raises:
+        BadRequest: A field that chatport reads is wrong, or one is there that may not be.
+        InvalidJSON: The body is not JSON.
+    """
+    asked = parse_object(body)
+    if asked is None:
+        raise BadRequest("invalid_json", "The body must be a JSON object.")
+    fields = checked(ChatCompletionBody, asked.value)
+    _check_free_form(asked)
+    user_id = _user_id(fields.safety_identifier or fields.user)
+    wants_usage = bool(fields.stream_options and fields.stream_options.include_usage)
+    changes: dict[str, str] = {}
+    if user_id:
+        stand_in = json.dumps(pseudonym(user_id))
+        changes = {name: stand_in for name in USER_FIELDS if asked.value.get(name)}
+    if fields.stream and not wants_usage:
+        changes["stream_options"] = _with_usage(asked)
+    return RelayedRequest(
+        relay=Relay(
+            model=fields.model,
+            body=asked.changed(changes).encode(),
+            text=_text(asked),
+        ),
+        prompt=_said_last(asked.value["messages"][-1]),
+        user_id=user_id,
+        stream=bool(fields.stream),
+        wants_usage=wants_usage,
+    )
+
+
+def _user_id(name: str | None) -> str | None:
+    """Return the user id for a name that may hold any characters."""
+    if not name or USER_ID.fullmatch(name):
+        return name or None
+    return f"sha256:{hashlib.sha256(name.encode()).hexdigest()}"
+
+
+def _check_free_form(asked: JSONObject) -> None:
+    """Check what no record describes; an escape is needed to hide a name or a NUL."""
+    escaped = "\\u" in asked.text
+    if not escaped and not any(f'"{name}"' in asked.text for name in FORBIDDEN):
+        return
+    names_of_schemas: set[int] = set()
+    for node in containers(asked.value):
+        if isinstance(node, dict):
+            names_of_schemas.update(id(node.get(name)) for name in NAMES_OF_A_SCHEMA)
+            if id(node) not in names_of_schemas:
+                _check_names(node)
+        if escaped:
+            _check_unicode(node)
+
+
+def _check_names(node: Mapping[str, Any]) -> None:
+    for name in FORBIDDEN.intersection(node):
+        message = f"The body has the field {name}, which chatport does not pass on."
+        raise BadRequest("forbidden_field", message, field=name)
+
+
+def _check_unicode(node: Any) -> None:
+    for text in (*node, *node.values()) if isinstance(node, dict) else node:
+        if isinstance(text, str) and UNSTORABLE.search(text):
+            message = "The body holds a NUL or half a surrogate pair."
+            raise BadRequest("invalid_unicode", message)
+
+
+def _with_usage(asked: JSONObject) -> str:
+    """Return the stream's options with the wish for token counts."""
+    if not asked.value.get("stream_options"):
+        return '{"include_usage":true}'
+    span = asked.spans["stream_options"]
+    return scan(asked.text[span.start : span.end]).changed({"include_usage": "true"})
+
+
+def _text(asked: JSONObject) -> RequestText:
+    """Return the request as it is kept: its messages, and the rest."""
+    items = asked.spans["messages"].items
+    return RequestText(
+        messages=[asked.text[start:end] for start, end in items],
+        parameters=asked.changed({"messages": "[]"}),
+    )
+
+
+def _said_last(message: Mapping[str, Any]) -> str:
+    content = message.get("content")
+    if isinstance(content, str):
+        return content
+    parts = content if isinstance(content, list) else []
+    texts = [part.get("text") for part in parts if isinstance(part, dict)]
+    return "\n".join(text for text in texts if isinstance(text, str))
