@@ -11,6 +11,9 @@ from chatport.domain.models import ModelCard
 MAX_TOKENS = 2**31
 """What an integer column of every database holds; larger counts are a provider's mistake."""
 
+CUT_SHORT = ("length", "content_filter")
+"""With these reasons nothing at all is an answer: all tokens went into thinking, or a filter."""
+
 HEARTBEAT = Delta()
 
 
@@ -31,7 +34,9 @@ def completion(data: bytes, request_id: str | None, *, relayed: bool) -> Complet
     message = choice.get("message") if choice else None
     finish_reason = choice.get("finish_reason") if choice else None
     text = _text(message)
-    if text is None and relayed and _says_something(message):
+    if text is None and (
+        _is_cut_short(message, finish_reason) or (relayed and _says_more(message))
+    ):
         text = ""
     if text is None or not isinstance(finish_reason, str):
         raise UpstreamInvalidResponse(upstream_status=200, upstream_request_id=request_id)
@@ -132,7 +137,7 @@ class StreamedAnswer:
                 self._finished.add(index)
                 if index == 0 or 0 not in self._begun:
                     reason = choice["finish_reason"]
-        if reason and not self._said_something:
+        if reason and not self._said_something and reason not in CUT_SHORT:
             raise UpstreamInvalidResponse  # a tool call, which nobody has asked for
         return reason
 
@@ -180,7 +185,13 @@ def _text(message: Any) -> str | None:
     return text if isinstance(text, str) else None
 
 
-def _says_something(message: Any) -> bool:
+def _is_cut_short(message: Any, finish_reason: Any) -> bool:
+    return (
+        isinstance(message, dict) and message.get("content") is None and finish_reason in CUT_SHORT
+    )
+
+
+def _says_more(message: Any) -> bool:
     """Return whether the message holds anything but its role: a tool call, or what comes next."""
     if not isinstance(message, dict) or not isinstance(message.get("content"), str | list | None):
         return False

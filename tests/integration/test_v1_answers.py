@@ -13,7 +13,7 @@ from .faults import Fault
 from .plain_faults import NO_COMPLETIONS
 from .relaying import ASKED, SEED, Wire, error_of, wire_to
 from .upstream import Answer, Then, Upstream
-from .wire import LAST_CHUNK, chunk, completion, http, json_http
+from .wire import LAST_CHUNK, chunk, chunks, completion, finished, http, json_http
 
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n"
 CALL = {"id": "call_1", "type": "function", "function": {"name": "f", "arguments": '{"a": 1.0}'}}
@@ -81,6 +81,8 @@ MESSAGES: dict[str, tuple[dict[str, Any], str, str]] = {
     "reasoning": ({"role": "assistant", "content": None, "reasoning_content": "Hm"}, "", "length"),
     "text and tool calls": ({"content": "Wait.", "tool_calls": [CALL]}, "Wait.", "tool_calls"),
     "a filter": ({"role": "assistant", "content": "Half"}, "Half", "content_filter"),
+    "nothing, since all went into thinking": ({"role": "assistant", "content": None}, "", "length"),
+    "nothing, since a filter cut it": ({"role": "assistant"}, "", "content_filter"),
     "parts": ({"role": "assistant", "content": [{"type": "text", "text": "Hi"}]}, "", "stop"),
 }
 
@@ -129,13 +131,7 @@ def test_an_answer_of_almost_8_mb_is_passed_on(wire: Wire, upstream: Upstream) -
     assert wire.ask().data == body
 
 
-TAKEN = "offers a number for text"
-"""A client reads its message itself, whatever stands in it."""
-
-
-@pytest.mark.parametrize(
-    "fault", [fault for fault in NO_COMPLETIONS if fault.name != TAKEN], ids=lambda one: one.name
-)
+@pytest.mark.parametrize("fault", NO_COMPLETIONS, ids=lambda one: one.name)
 def test_what_is_no_completion_is_502(fault: Fault, wire: Wire, upstream: Upstream) -> None:
     upstream.plays(fault.answer)
     response = wire.ask()
@@ -158,6 +154,19 @@ def test_what_is_no_completion_is_502(fault: Fault, wire: Wire, upstream: Upstre
 def test_a_message_that_says_nothing_is_502(message: Any, wire: Wire, upstream: Upstream) -> None:
     upstream.plays(Answer(json_http("200 OK", completion(message=message))))
     assert wire.ask().status_code == 502
+
+
+@pytest.mark.parametrize("reason", ["length", "content_filter"])
+@pytest.mark.parametrize("stream", [True, False])
+def test_an_answer_that_was_cut_to_nothing_is_one(
+    reason: str, wire: Wire, upstream: Upstream, *, stream: bool
+) -> None:
+    whole = json_http("200 OK", completion(message={"content": None}, finish_reason=reason))
+    upstream.plays(Answer(chunks(finished(reason)) if stream else whole))
+    response = wire.client.post(SEED, json={"prompt": "Hi", "stream": stream})
+    assert (response.status_code, b"error" in response.data) == (200, False)
+    stored = wire.stored()
+    assert (stored.state, stored.reply, stored.finish_reason) == (State.COMPLETED, "", reason)
 
 
 @pytest.mark.parametrize("path", ["/v1/chat/completions", SEED])
