@@ -105,7 +105,7 @@ class StreamedAnswer:
             return HEARTBEAT
         if not isinstance(chunk, dict):
             raise UpstreamInvalidResponse
-        if chunk.get("error"):
+        if _is_error(chunk):
             raise UpstreamError
         choice = _first_choice(chunk)
         events = (payload,) if self._relayed else ()
@@ -140,6 +140,13 @@ class StreamedAnswer:
         if reason and not self._said_something and reason not in CUT_SHORT:
             raise UpstreamInvalidResponse  # a tool call, which nobody has asked for
         return reason
+
+
+def _is_error(chunk: dict[str, Any]) -> bool:
+    """Return whether the chunk says what went wrong, as OpenAI does, or as other servers do."""
+    if chunk.get("error") or chunk.get("object") == "error":
+        return True
+    return "choices" not in chunk and isinstance(chunk.get("message"), str)
 
 
 def _together(deltas: list[Delta]) -> Delta:

@@ -163,7 +163,7 @@ _quoted = json.JSONEncoder(ensure_ascii=False).encode
 
 
 def _check_is_stream(response: httpx2.Response) -> None:
-    if not response.headers.get("content-type", "").startswith("text/event-stream"):
+    if not response.headers.get("content-type", "").lower().startswith("text/event-stream"):
         request_id = response.headers.get("x-request-id")
         raise UpstreamInvalidResponse(upstream_status=200, upstream_request_id=request_id)
 

@@ -2,7 +2,9 @@
 
 A client resends the whole conversation with every turn. A message's text is kept once per
 caller, found by its hash; a list of messages is kept as its last message and the list before
-it. So a request costs what it adds to an earlier one: two messages a turn, not all of them.
+it. So a request costs what it adds to an earlier one: two messages a turn, not all of them. The
+first message goes last: a system prompt that holds the time changes with every turn, and then no
+list would begin as an earlier one.
 """
 
 import hashlib
@@ -99,15 +101,17 @@ class RequestTexts:
 
     def keep(self, caller: str, request: RequestText) -> tuple[int, int | None]:
         """Keep a request, and return the ids of its parameters and of its messages."""
-        return self._text(caller, request.parameters), self._chain(caller, request.messages)
+        messages = [*request.messages[1:], *request.messages[:1]]
+        return self._text(caller, request.parameters), self._chain(caller, messages)
 
     def read(self, parameters_id: int, messages_id: int | None) -> RequestText:
         """Return a request that was kept."""
         [(parameters,)] = self._database.execute_sql(
             "SELECT text FROM message_text WHERE id = ?", [parameters_id]
         )
-        messages = self._database.execute_sql(READ_MESSAGES, [messages_id])
-        return RequestText(parameters=parameters, messages=[text for (text,) in messages])
+        rows = self._database.execute_sql(READ_MESSAGES, [messages_id])
+        messages = [text for (text,) in rows]
+        return RequestText(parameters=parameters, messages=[*messages[-1:], *messages[:-1]])
 
     def drop(self, parameters_id: int, messages_id: int | None) -> None:
         """Delete a request's texts, as far as no exchange and no other list needs them."""

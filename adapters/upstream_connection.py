@@ -22,6 +22,9 @@ MAX_HEADER_BYTES = 65_536
 STILL_WANTED = "chatport.still_wanted"
 """The extension of a request that says whether anybody still waits for its answer to begin."""
 
+ERRORS_FROM = 400
+"""RFC 9110: the statuses of errors."""
+
 MOMENT = 0.001
 """The shortest wait, in seconds: a timeout of 0 would mean not to wait but to look."""
 
@@ -220,6 +223,8 @@ class Connection:
 
 
 def _check_encoding(head: h11.Response) -> None:
+    """Refuse a compressed answer; of a compressed error, the status says enough."""
     for name, value in head.headers:
-        if name == b"content-encoding" and value != b"identity":
+        is_answer = head.status_code < ERRORS_FROM
+        if is_answer and name == b"content-encoding" and value.lower() != b"identity":
             raise ResponseTooLarge("compressed, though only identity was accepted")

@@ -13,6 +13,9 @@ import httpx2
 
 from .upstream_connection import STILL_WANTED, Connection, TransportLimits
 
+ENCODING = b"content-encoding"
+"""Nothing is unpacked: what is compressed is refused, or is an error's text that nobody needs."""
+
 KEEP_IDLE = 1_000
 """Idle connections to keep: with 2,000 calls in flight on two processes, all of them."""
 
@@ -37,7 +40,8 @@ class UpstreamTransport(httpx2.BaseTransport):
             connection.send(request)
             head = connection.head(request.extensions.get(STILL_WANTED))
             body = _Body(self, connection)
-            return httpx2.Response(head.status_code, headers=head.headers.raw_items(), stream=body)
+            headers = [field for field in head.headers.raw_items() if field[0].lower() != ENCODING]
+            return httpx2.Response(head.status_code, headers=headers, stream=body)
         except BaseException:
             connection.close()
             raise

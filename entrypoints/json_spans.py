@@ -11,12 +11,19 @@ from dataclasses import dataclass
 from json.decoder import scanstring  # type: ignore[attr-defined]  # public in the module
 from typing import Any
 
-from .strict_json import DECODER, MAX_DEPTH, InvalidJSON, check_depth, decoded, parse
+from .strict_json import DECODER, InvalidJSON, check_shape, decoded, parse
 
 BY_ITEM = frozenset({"messages"})
 """The arrays of which the place of each item is needed."""
 
+MAX_MEMBERS = 1_000
+"""Of the outermost object; OpenAI knows about forty parameters."""
+
 _skip = re.compile(r"[ \t\n\r]*").match
+
+
+class TooManyMembers(InvalidJSON):
+    """The object is JSON, but nobody's request."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,22 +80,13 @@ def parse_object(body: bytes) -> JSONObject | None:
     text = decoded(body)
     try:
         found = scan(text)
+    except TooManyMembers:
+        raise
     except (ValueError, IndexError, RecursionError):
         parse(body)  # raises, and says where and why
         return None
-    if _may_be_deep(found):
-        check_depth(found.value)
+    check_shape(text)
     return found
-
-
-def _may_be_deep(found: JSONObject) -> bool:
-    """Return whether some member has more brackets than levels are allowed; counting is quick."""
-    count, allowed = found.text.count, MAX_DEPTH - 2  # the object itself, and an array's own
-    return any(
-        count("{", start, end) + count("[", start, end) > allowed
-        for span in found.spans.values()
-        for start, end in span.items or ((span.start, span.end),)
-    )
 
 
 def scan(text: str, decoder: json.JSONDecoder = DECODER) -> JSONObject:
@@ -107,8 +105,8 @@ def scan(text: str, decoder: json.JSONDecoder = DECODER) -> JSONObject:
     more = text[at] != "}"
     while more:
         name, at = scanstring(text, _after(text, at, '"', skip=False), True)
-        if name in value and decoder is DECODER:
-            raise InvalidJSON("The body names a key twice in one object.")
+        if decoder is DECODER:
+            _check_member(name, value)
         at = _after(text, at, ":")
         value[name], spans[name] = _value(text, at, decoder, by_item=name in BY_ITEM)
         at = _skip(text, spans[name].end).end()  # type: ignore[union-attr]  # it matches always
@@ -119,6 +117,13 @@ def scan(text: str, decoder: json.JSONDecoder = DECODER) -> JSONObject:
     if end != len(text):
         raise ValueError("there is more after the object")
     return JSONObject(text, value, spans)
+
+
+def _check_member(name: str, before: Mapping[str, Any]) -> None:
+    if name in before:
+        raise InvalidJSON("The body names a key twice in one object.")
+    if len(before) == MAX_MEMBERS:
+        raise TooManyMembers(f"The body has more than {MAX_MEMBERS} members.")
 
 
 def _value(text: str, start: int, decoder: json.JSONDecoder, *, by_item: bool) -> tuple[Any, Span]:

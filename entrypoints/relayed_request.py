@@ -2,13 +2,14 @@
 
 import hashlib
 import json
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from chatport.domain.model import USER_ID
 from chatport.domain.relay import Relay, RequestText
-from chatport.domain.text import UNSTORABLE
+from chatport.domain.text import is_storable
 
 from .faults import BadRequest
 from .json_spans import JSONObject, containers, parse_object, scan
@@ -19,6 +20,12 @@ FORBIDDEN = frozenset({"api_base", "base_url", "api_key", "extra_headers", "orga
 
 NAMES_OF_A_SCHEMA = ("properties", "$defs", "definitions")
 """The keys of these objects in a JSON Schema are names of the client's own, not parameters."""
+
+HIDING = re.compile(r"\\u00[4-7]")
+"""An escape that writes a letter, which nobody needs but to hide it."""
+
+NUL = re.compile(r"(?<!\\)(?:\\\\)*\\u0000")
+SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 
 USER_FIELDS = ("safety_identifier", "user")
 
@@ -85,9 +92,9 @@ def _user_id(name: str | None) -> str | None:
 
 
 def _check_free_form(asked: JSONObject) -> None:
-    """Check what no record describes; an escape is needed to hide a name or a NUL."""
-    escaped = "\\u" in asked.text
-    if not escaped and not any(f'"{name}"' in asked.text for name in FORBIDDEN):
+    """Check what no record describes."""
+    _check_unicode(asked)
+    if not any(f'"{name}"' in asked.text for name in FORBIDDEN) and not HIDING.search(asked.text):
         return
     names_of_schemas: set[int] = set()
     for node in containers(asked.value):
@@ -95,8 +102,6 @@ def _check_free_form(asked: JSONObject) -> None:
             names_of_schemas.update(id(node.get(name)) for name in NAMES_OF_A_SCHEMA)
             if id(node) not in names_of_schemas:
                 _check_names(node)
-        if escaped:
-            _check_unicode(node)
 
 
 def _check_names(node: Mapping[str, Any]) -> None:
@@ -105,11 +110,14 @@ def _check_names(node: Mapping[str, Any]) -> None:
         raise BadRequest("forbidden_field", message, field=name)
 
 
-def _check_unicode(node: Any) -> None:
-    for text in (*node, *node.values()) if isinstance(node, dict) else node:
-        if isinstance(text, str) and UNSTORABLE.search(text):
-            message = "The body holds a NUL or half a surrogate pair."
-            raise BadRequest("invalid_unicode", message)
+def _check_unicode(asked: JSONObject) -> None:
+    """Refuse what only an escape can write into JSON: a NUL, or half a surrogate pair."""
+    good = not NUL.search(asked.text)
+    if good and SURROGATE.search(asked.text):
+        good = is_storable(json.dumps(asked.value, ensure_ascii=False))
+    if not good:
+        message = "The body holds a NUL or half a surrogate pair."
+        raise BadRequest("invalid_unicode", message)
 
 
 def _with_usage(asked: JSONObject) -> str:

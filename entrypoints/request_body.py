@@ -28,7 +28,7 @@ def body_bytes() -> bytes:
     Raises:
         BadRequest: It is declared as something else than JSON.
     """
-    if request.mimetype != "application/json" or request.content_encoding:
+    if request.mimetype != "application/json" or not _is_plain(request.content_encoding):
         message = "Send the body as Content-Type: application/json, without Content-Encoding."
         raise BadRequest("unsupported_media_type", message, 415)
     largest = request.max_content_length or MAX_BODY_BYTES
@@ -41,6 +41,10 @@ def body_bytes() -> bytes:
     if len(body) > largest:
         raise RequestEntityTooLarge
     return body
+
+
+def _is_plain(content_encoding: str | None) -> bool:
+    return (content_encoding or "identity").lower() == "identity"
 
 
 def parsed_object(body: bytes) -> dict[str, Any]:

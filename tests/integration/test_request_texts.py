@@ -110,8 +110,8 @@ def test_a_client_that_resends_the_whole_conversation_costs_two_messages_a_turn(
     unsynced: PeeweeStore,
 ) -> None:
     half, whole = grow(unsynced, 100, lambda said, _: ["system", *said])
-    assert half == (2 + 100, 1 + 100, 100 * 200 + 6 + 33)
-    assert whole == (2 + 200, 1 + 200, 200 * 200 + 6 + 33)
+    assert half == (2 + 100, 50 * 3, 100 * 200 + 6 + 33)
+    assert whole == (2 + 200, 100 * 3, 200 * 200 + 6 + 33)
 
 
 def test_the_file_grows_by_the_same_number_of_pages_with_every_fifty_turns(
@@ -135,15 +135,15 @@ def test_a_client_that_shows_the_last_messages_only_does_not_repeat_their_texts(
     half, whole = grow(unsynced, 40, lambda said, _: ["system", *said[-10:]])
     assert (half[0], half[2]) == (2 + 40, 40 * 200 + 6 + 33)
     assert (whole[0], whole[2]) == (2 + 80, 80 * 200 + 6 + 33)
-    assert whole[1] - half[1] == 20 * 10
+    assert whole[1] - half[1] == 20 * 11
 
 
-def test_a_system_prompt_that_changes_does_not_repeat_the_other_texts(
+def test_a_system_prompt_that_changes_repeats_neither_the_other_texts_nor_their_lists(
     unsynced: PeeweeStore,
 ) -> None:
     half, whole = grow(unsynced, 20, lambda said, n: [f"It is {n:02} o'clock.", *said])
-    assert (half[0], half[2]) == (1 + 10 + 20, 20 * 200 + 10 * 17 + 33)
-    assert (whole[0], whole[2]) == (1 + 20 + 40, 40 * 200 + 20 * 17 + 33)
+    assert half == (1 + 10 + 20, 10 * 3, 20 * 200 + 10 * 17 + 33)
+    assert whole == (1 + 20 + 40, 20 * 3, 40 * 200 + 20 * 17 + 33)
 
 
 def test_parameters_are_kept_once_for_all_users_of_a_caller(unsynced: PeeweeStore) -> None:
@@ -386,7 +386,7 @@ def test_a_full_disk_leaves_no_texts(store: PeeweeStore) -> None:
     writer.execute_sql("PRAGMA max_page_count = 100000")
     assert counts(store) == (2, 1)
     keep(store, relayed(1, ["first", "x" * 100_000]))
-    assert counts(store) == (3, 2)
+    assert counts(store) == (3, 3)
 
 
 def test_a_next_attempt_that_meets_a_busy_conversation_keeps_the_log(store: PeeweeStore) -> None:

@@ -189,3 +189,22 @@ def test_half_a_surrogate_pair_passes_the_parser_and_the_record_refuses_it(half:
     with pytest.raises(InvalidUnicode) as caught:
         ChatRequest(prompt=text)
     assert caught.value.code == "invalid_unicode"
+
+
+def test_a_body_of_more_objects_than_may_be_is_refused() -> None:
+    assert len(parse(b"[" + b",".join([b"[]"] * 99_999) + b"]")) == 99_999
+    with pytest.raises(InvalidJSON, match="more than 100000 objects and arrays"):
+        parse(b"[" + b",".join([b"{}"] * 100_000) + b"]")
+
+
+def test_brackets_in_a_text_are_none() -> None:
+    text = "[{" * 100_000 + '"\\" \\\\'
+    assert parse(json.dumps([text] * 3).encode()) == [text] * 3
+
+
+@pytest.mark.parametrize("sides", ["[]", "{}"])
+def test_the_depth_is_counted_whatever_stands_beside_it(sides: str) -> None:
+    deep = f"{'[' * 31}{sides}{']' * 31}"
+    assert parse(f"[{deep[1:-1]},{'[],' * 50}{{}}]".encode())
+    with pytest.raises(InvalidJSON, match="more than 32 levels"):
+        parse(f"[{deep},{'[],' * 50}{{}}]".encode())

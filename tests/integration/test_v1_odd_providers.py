@@ -1,0 +1,92 @@
+"""Providers that do as OpenAI does, but for a detail."""
+
+import gzip
+import json
+from collections.abc import Iterator
+
+import pytest
+
+from chatport.domain.model import State
+
+from .relaying import ASKED, Wire, error_of, last_error, wire_to
+from .upstream import Answer, Upstream
+from .wire import LAST_CHUNK, chunk, chunks, completion, event, finished, http, json_http, said
+
+EVENTS = b"HTTP/1.1 200 OK\r\nContent-Type: Text/Event-Stream; charset=utf-8\r\n"
+
+
+@pytest.fixture
+def wire(upstream: Upstream) -> Iterator[Wire]:
+    with wire_to(upstream) as wire:
+        yield wire
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        {"error": {"message": "canary"}},
+        {"error": "canary"},
+        {"object": "error", "message": "canary", "code": 400},
+        {"message": "canary", "type": "overloaded_error"},
+    ],
+    ids=["OpenAI's", "a text", "older vLLM's", "without a frame"],
+)
+def test_an_error_inside_a_stream_is_told_in_our_words(
+    error: object, wire: Wire, upstream: Upstream
+) -> None:
+    upstream.plays(Answer(chunks(said("Hi"), b"event: error\n" + event(error))))
+    told = wire.ask({**ASKED, "stream": True}).data
+    assert last_error(told)["code"] == "upstream_error"
+    assert b"canary" not in told
+    assert wire.stored().error_code == "upstream_error"
+
+
+def test_the_content_type_of_a_stream_is_read_in_any_case(wire: Wire, upstream: Upstream) -> None:
+    body = chunk(said("Hi")) + chunk(finished("stop")) + LAST_CHUNK
+    upstream.plays(Answer(EVENTS + b"Transfer-Encoding: chunked\r\n\r\n" + body))
+    assert wire.ask({**ASKED, "stream": True}).data.endswith(b"data: [DONE]\n\n")
+
+
+def test_an_encoding_that_changes_nothing_may_be_named(wire: Wire, upstream: Upstream) -> None:
+    upstream.plays(Answer(json_http("200 OK", completion(), "Content-Encoding: Identity")))
+    assert wire.ask().status_code == 200
+    answer = wire.client.post(
+        "/v1/chat/completions", json=ASKED, headers={"Content-Encoding": "identity"}
+    )
+    assert answer.status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("status", "ours", "code"),
+    [
+        ("429 Too Many Requests", 503, "upstream_rate_limited"),
+        ("401 Unauthorized", 502, "upstream_auth_failed"),
+        ("503 Service Unavailable", 503, "upstream_error"),
+    ],
+)
+def test_of_a_compressed_error_the_status_says_enough(
+    status: str, ours: int, code: str, wire: Wire, upstream: Upstream
+) -> None:
+    page = gzip.compress(b"<html>canary</html>")
+    upstream.plays(Answer(http(status, page, "Content-Encoding: gzip")))
+    response = wire.ask()
+    assert (response.status_code, error_of(response)["code"]) == (ours, code)
+
+
+def test_a_compressed_error_that_would_be_passed_on_says_nothing(
+    wire: Wire, upstream: Upstream
+) -> None:
+    packed = gzip.compress(json.dumps({"error": {"message": "canary"}}).encode())
+    upstream.plays(Answer(http("400 Bad Request", packed, "Content-Encoding: gzip")))
+    response = wire.ask()
+    assert response.status_code == 400
+    assert error_of(response)["message"] == (
+        "The provider refused the request, and did not say why."
+    )
+    assert wire.stored().state is State.FAILED
+
+
+def test_a_compressed_answer_is_none(wire: Wire, upstream: Upstream) -> None:
+    packed = gzip.compress(json.dumps(completion()).encode())
+    upstream.plays(Answer(http("200 OK", packed, "Content-Encoding: gzip")))
+    assert error_of(wire.ask())["code"] == "upstream_invalid_response"
