@@ -1,4 +1,4 @@
-"""The README's curl lines, word for word but for the port."""
+"""The README's curl lines and its example with the SDK, word for word but for the port."""
 
 import http.client
 import json
@@ -50,3 +50,14 @@ def test_the_curl_lines_work_one_after_the_other(serve: Callable[..., Any]) -> N
     message = json.loads(relayed)["choices"][0]["message"]
     assert message == {"role": "assistant", "content": "You said: Hello"}
     assert "OFFLINE" in service.log.read_text()
+
+
+def test_the_example_with_the_sdk_works(serve: Callable[..., Any]) -> None:
+    service = serve("--offline", OPENAI_API_KEY="")
+    [example] = re.findall(r"```py\n(.*?)```", README, re.DOTALL)
+    names: dict[str, Any] = {}
+    exec(example.replace(":8000/", f":{service.port}/"), names)
+    assert names["answer"].choices[0].message.content == "You said: Hello"
+    names["client"].close()
+    asked = perform("curl http://127.0.0.1:8000/conversations/ada", service.port)
+    assert [each["prompt"] for each in json.loads(asked)["exchanges"]] == ["Hello"]
