@@ -144,9 +144,9 @@ class StreamedAnswer:
 
 def _is_error(chunk: dict[str, Any]) -> bool:
     """Return whether the chunk says what went wrong, as OpenAI does, or as other servers do."""
-    if chunk.get("error") or chunk.get("object") == "error":
-        return True
-    return "choices" not in chunk and isinstance(chunk.get("message"), str)
+    return bool(chunk.get("error")) or (
+        "choices" not in chunk and isinstance(chunk.get("message"), str)
+    )
 
 
 def _together(deltas: list[Delta]) -> Delta:

@@ -156,3 +156,4 @@ def test_the_provider_is_silent_while_it_sends_only_comments(
             heard_at.append(time.monotonic())
             assert delta in {Delta(upstream_request_id="req_7"), Delta()}
     assert heard_at[-1] - heard_at[0] < 1.0
+    assert heard_at[2] - heard_at[1] > 0.2  # a comment came every 20 ms

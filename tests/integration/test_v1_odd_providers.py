@@ -10,7 +10,18 @@ from chatport.domain.model import State
 
 from .relaying import ASKED, Wire, error_of, last_error, wire_to
 from .upstream import Answer, Upstream
-from .wire import LAST_CHUNK, chunk, chunks, completion, event, finished, http, json_http, said
+from .wire import (
+    EVENTS_HEAD,
+    LAST_CHUNK,
+    chunk,
+    chunks,
+    completion,
+    event,
+    finished,
+    http,
+    json_http,
+    said,
+)
 
 EVENTS = b"HTTP/1.1 200 OK\r\nContent-Type: Text/Event-Stream; charset=utf-8\r\n"
 
@@ -45,6 +56,14 @@ def test_the_content_type_of_a_stream_is_read_in_any_case(wire: Wire, upstream: 
     body = chunk(said("Hi")) + chunk(finished("stop")) + LAST_CHUNK
     upstream.plays(Answer(EVENTS + b"Transfer-Encoding: chunked\r\n\r\n" + body))
     assert wire.ask({**ASKED, "stream": True}).data.endswith(b"data: [DONE]\n\n")
+
+
+def test_an_end_that_comes_by_itself_is_no_silence(wire: Wire, upstream: Upstream) -> None:
+    told = EVENTS_HEAD + chunk(said("Hi")) + chunk(finished("stop"))
+    upstream.plays(Answer(told, drip=chunk(b"data: [DONE]\n\n")))
+    answer = wire.ask({**ASKED, "stream": True}).data
+    assert b": ping" not in answer
+    assert answer.endswith(b"data: [DONE]\n\n")
 
 
 def test_an_encoding_that_changes_nothing_may_be_named(wire: Wire, upstream: Upstream) -> None:
