@@ -151,9 +151,9 @@ def test_the_provider_is_silent_while_it_sends_only_comments(
 ) -> None:
     upstream.plays(Answer(EVENTS_HEAD, drip=chunk(b": processing\n\n")))
     heard_at = []
-    with open_gateway(2.0).stream(REQUEST) as deltas:
+    with open_gateway(10.0).stream(REQUEST) as deltas:
         for delta in islice(deltas, 3):
             heard_at.append(time.monotonic())
             assert delta in {Delta(upstream_request_id="req_7"), Delta()}
-    assert heard_at[-1] - heard_at[0] < 1.0
+    assert heard_at[-1] - heard_at[0] < 4.5
     assert heard_at[2] - heard_at[1] > 0.2  # a comment came every 20 ms
