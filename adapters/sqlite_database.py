@@ -11,7 +11,7 @@ import peewee
 
 from chatport.domain.errors import ConversationBusy, IdempotencyInProgress
 from chatport.domain.history import History, HistoryBounds, PastTurn, newest_within
-from chatport.domain.model import Exchange, State
+from chatport.domain.model import INTERRUPTED, Exchange, State
 from chatport.domain.relay import RequestText
 
 from .exchange_queries import ATTEMPT, ExchangeQueries
@@ -208,7 +208,7 @@ class SqliteFile:
 
     def _interrupt(self, which: Any, at: str) -> int:
         row = self._queries.exchange
-        outcome = {"state": State.INTERRUPTED, "error_code": "interrupted", "finished_at": at}
+        outcome = {"state": State.INTERRUPTED, "error_code": INTERRUPTED, "finished_at": at}
         return int(row.update(outcome).where((row.state == State.OPEN) & which).execute())
 
     def empty_wal(self) -> bool:

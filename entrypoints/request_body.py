@@ -12,16 +12,6 @@ MAX_BODY_BYTES = 1_000_000
 """Ten times the longest prompt that is allowed by default."""
 
 
-def json_object() -> dict[str, Any]:
-    """Return the body, a JSON object.
-
-    Raises:
-        BadRequest: It is declared as something else than JSON, or is no object.
-        InvalidJSON: It is not JSON.
-    """
-    return parsed_object(body_bytes())
-
-
 def body_bytes() -> bytes:
     """Return the body as it was sent.
 

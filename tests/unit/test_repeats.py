@@ -22,6 +22,7 @@ from chatport.domain import (
     RateLimiter,
     State,
     Usage,
+    errors,
 )
 from chatport.domain.errors import (
     CallerGone,
@@ -52,6 +53,7 @@ from chatport.domain.errors import (
     UpstreamUnreachable,
 )
 from chatport.domain.relay import Once, Relay, RequestText
+from chatport.domain.repeats import FINAL
 
 MakeService = Callable[..., ChatService]
 Ask = Callable[..., ChatRequest]
@@ -800,3 +802,9 @@ def test_an_attempt_whose_process_died_counts(
     play(service.stream(asked()))
     [exchange] = log(store)
     assert (exchange.state, exchange.attempts) == (State.COMPLETED, 2)
+
+
+def test_the_failures_that_are_final_are_those_that_may_be_billed() -> None:
+    kinds = [getattr(errors, name) for name in errors.__all__]
+    assert set(FINAL) == {kind for kind in kinds if kind.may_be_billed}
+    assert len({kind.code for kind in FINAL}) == len(FINAL)
