@@ -12,7 +12,8 @@ ATTEMPT = (
 
 SETTLED = (
     *("state", "reply", "sanitized", "finish_reason", "prompt_tokens", "completion_tokens"),
-    *("tokens_estimated", "turn_tokens", "error_code", "upstream_status"),
+    *("cached_tokens", "tokens_estimated", "nanodollars", "turn_tokens"),
+    *("error_code", "upstream_status"),
     *("upstream_request_id", "attempts", "finished_at", "answer", "final"),
 )
 """The columns that an outcome writes."""
@@ -27,7 +28,11 @@ class ExchangeQueries:
         refusal_of_minute = [refusal.caller, refusal.rule, refusal.minute]
         of_user = (row.caller == hole("caller")) & (row.user_id == hole("user_id"))
         is_open = row.state == peewee.SQL("'open'")
-        is_attempt = (row.public_id == hole("public_id")) & (row.started_at == hole("started_at"))
+        is_attempt = (
+            (row.public_id == hole("public_id"))
+            & (row.caller == hole("caller"))
+            & (row.started_at == hole("started_at"))
+        )
         is_turn = row.parameters_id.is_null()
         columns = [name for name in row._meta.fields if name != "id"]  # noqa: SLF001  # peewee's documented name
         self.insert = Compiled(row.insert({getattr(row, name): hole(name) for name in columns}))
@@ -44,6 +49,11 @@ class ExchangeQueries:
             row.update({row.reply: hole("reply"), row.answer: hole("answer")}).where(
                 is_attempt & is_open
             )
+        )
+        self.reserved = Compiled(
+            row.select(
+                row.reserved_in, row.prompt_tokens + row.completion_tokens, row.nanodollars
+            ).where(is_attempt & is_open)
         )
         self.finish = Compiled(
             row.update({getattr(row, name): hole(name) for name in SETTLED}).where(

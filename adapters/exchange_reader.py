@@ -27,9 +27,11 @@ class ExchangeReader:
         self._words = _word_index(database)
         self._texts = RequestTexts(database)
 
-    def find(self, exchange_id: str) -> Exchange | None:
+    def find(self, exchange_id: str, caller: str | None = None) -> Exchange | None:
         """Return one exchange, whole."""
         wanted = self._stored.select().where(self._stored.public_id == exchange_id)
+        if caller is not None:
+            wanted = wanted.where(self._stored.caller == caller)
         with self._snapshot():
             row = wanted.dicts().first()
             return self._whole(row) if row else None
@@ -76,7 +78,7 @@ class ExchangeReader:
 
     def _whole(self, row: Row) -> Exchange:
         request = None
-        if row["parameters_id"] is not None:
+        if row["parameters_id"]:  # neither None, of a turn, nor CONTENT_PURGED
             request = self._texts.read(row["parameters_id"], row["messages_id"])
         return to_exchange(row, request)
 

@@ -45,10 +45,13 @@ class ExchangeRow(peewee.Model):
     owner = peewee.TextField(default="")
     parameters_id = peewee.IntegerField(null=True)
     messages_id = peewee.IntegerField(null=True)
-    answer = peewee.BlobField(null=True)
     final = peewee.BooleanField(default=False)
     idempotency_key = peewee.TextField(null=True)
     request_hash = peewee.TextField(null=True)
+    cached_tokens = peewee.IntegerField(default=0)
+    nanodollars = peewee.IntegerField(null=True)
+    reserved_in = peewee.IntegerField(default=0)
+    answer = peewee.BlobField(null=True)
 
     class Meta:
         """Indexes are made by the migrations, since most of them are partial."""
@@ -98,7 +101,9 @@ def to_row(exchange: Exchange) -> dict[str, Any]:
         "finish_reason": exchange.finish_reason,
         "prompt_tokens": usage.prompt_tokens if usage else None,
         "completion_tokens": usage.completion_tokens if usage else None,
+        "cached_tokens": usage.cached_tokens if usage else 0,
         "tokens_estimated": bool(usage and usage.estimated),
+        "nanodollars": exchange.nanodollars,
         "turn_tokens": exchange.turn_tokens,
         "error_code": exchange.error_code,
         "upstream_status": exchange.upstream_status,
@@ -130,6 +135,7 @@ def to_exchange(row: Mapping[str, Any], request: RequestText | None = None) -> E
         sanitized=row["sanitized"],
         finish_reason=row["finish_reason"],
         usage=_usage(row),
+        nanodollars=row["nanodollars"],
         turn_tokens=row["turn_tokens"],
         error_code=row["error_code"],
         upstream_status=row["upstream_status"],
@@ -172,6 +178,7 @@ def _usage(row: Mapping[str, Any]) -> Usage | None:
     return Usage(
         prompt_tokens=row["prompt_tokens"],
         completion_tokens=row["completion_tokens"],
+        cached_tokens=row["cached_tokens"],
         estimated=row["tokens_estimated"],
     )
 

@@ -12,6 +12,11 @@ from chatport.domain.history import History, HistoryBounds, PastTurn, newest_wit
 from chatport.domain.model import Exchange, LogQuery, State
 from chatport.domain.ports import ConversationStore
 from chatport.domain.relay import Once
+from chatport.domain.retention import Purged, PurgeSpan
+from chatport.domain.spending import NO_CLAIM, Claim
+
+from . import memory_purge
+from .memory_ledger import MemoryLedger
 
 
 class MemoryStore(ConversationStore):
@@ -20,21 +25,26 @@ class MemoryStore(ConversationStore):
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._exchanges: dict[int, Exchange] = {}
+        self._emptied: set[int] = set()
         self._last_number = 0
         self._pseudonym_key = secrets.token_bytes(32)
+        self.ledger = MemoryLedger()
         self.refusals: Counter[tuple[str, str, datetime]] = Counter()
 
-    def begin(self, exchange: Exchange, bounds: HistoryBounds) -> History:
+    def begin(self, exchange: Exchange, bounds: HistoryBounds, claim: Claim = NO_CLAIM) -> History:
         """Keep an open exchange and return what goes along with it."""
         with self._lock:
             attempt = self._attempt_before(exchange)
-            if exchange.request is None:
-                self._refuse_second_turn(exchange)
-            if attempt is not None:
-                del self._exchanges[attempt.number]
             history = History()
             if exchange.request is None:
-                history = newest_within(bounds, self._past_turns(exchange))
+                history = newest_within(bounds, self._past_turns(exchange, attempt))
+            exchange = claim.estimated(exchange, history)
+            if exchange.request is None:
+                self._refuse_second_turn(exchange)
+            self._interrupt_abandoned(exchange.started_at)
+            self.ledger.claim(claim, exchange)
+            if attempt is not None:
+                del self._exchanges[attempt.number]
             self._last_number += 1
             self._exchanges[self._last_number] = replace(
                 exchange, number=self._last_number, context_from=history.context_from
@@ -80,6 +90,7 @@ class MemoryStore(ConversationStore):
                 context_from=stored.context_from,
                 answer=tuple(exchange.answer),
             )
+            self.ledger.settle(stored, exchange)
 
     def conversation(
         self, caller: str, user_id: str, *, before: int | None, limit: int
@@ -88,10 +99,12 @@ class MemoryStore(ConversationStore):
         query = LogQuery(caller=caller, user_id=user_id, before=before, limit=limit)
         return self.search(query)[::-1]
 
-    def find(self, exchange_id: str) -> Exchange | None:
+    def find(self, exchange_id: str, caller: str | None = None) -> Exchange | None:
         """Return one exchange."""
         with self._lock:
-            return next(self._matching(lambda e: e.id == exchange_id), None)
+            return next(
+                self._matching(lambda e: e.id == exchange_id and caller in {None, e.caller}), None
+            )
 
     def search(self, query: LogQuery) -> Sequence[Exchange]:
         """Return a page of the log."""
@@ -100,13 +113,36 @@ class MemoryStore(ConversationStore):
             found = (found[::-1] if query.oldest_first else found)[: query.limit]
             return [replace(exchange, request=None, answer=()) for exchange in found]
 
-    def erase(self, caller: str, user_id: str) -> int:
-        """Forget one user."""
+    def erase(self, caller: str, user_id: str | None) -> int:
+        """Forget one user, or all of a caller's."""
         with self._lock:
-            theirs = [*self._matching(lambda e: (e.caller, e.user_id) == (caller, user_id))]
+            theirs = [
+                *self._matching(lambda e: e.caller == caller and user_id in {None, e.user_id})
+            ]
             for exchange in theirs:
+                if _is_open(exchange):
+                    self.ledger.settle(exchange, exchange)
                 del self._exchanges[exchange.number]
+            memory_purge.unname(self.ledger, caller, user_id)
             return len(theirs)
+
+    def last_before(self, at: datetime) -> int:
+        """Return the highest number of what started before then."""
+        with self._lock:
+            return memory_purge.last_before(self._exchanges, at)
+
+    def purge(self, span: PurgeSpan, *, limit: int) -> Purged:
+        """Delete or empty what is old."""
+        with self._lock:
+            return memory_purge.purge(self._exchanges, self._emptied, span, limit)
+
+    def purge_statistics(self, before: datetime) -> int:
+        """Delete old usage, refusals and spending."""
+        with self._lock:
+            return memory_purge.purge_statistics(self.ledger, self.refusals, before)
+
+    def tidy(self) -> None:
+        """Return: nothing is left in memory."""
 
     def pseudonym_key(self) -> bytes:
         """Return the key of this store's life."""
@@ -120,10 +156,7 @@ class MemoryStore(ConversationStore):
     def recover(self, now: datetime) -> int:
         """Interrupt what is open for too long; the process itself lives."""
         with self._lock:
-            abandoned = [*self._matching(lambda e: _is_open(e) and e.lease_until <= now)]
-            for exchange in abandoned:
-                self._exchanges[exchange.number] = exchange.interrupted(now)
-            return len(abandoned)
+            return self._interrupt_abandoned(now)
 
     def check(self) -> None:
         """Return: memory is always there."""
@@ -153,13 +186,23 @@ class MemoryStore(ConversationStore):
         for exchange in self._matching(lambda e: _is_turn_of(e, *key) and _is_open(e)):
             if exchange.lease_until > new.started_at:
                 raise ConversationBusy
-            self._exchanges[exchange.number] = exchange.interrupted(new.started_at)
-            return
 
-    def _past_turns(self, new: Exchange) -> Iterator[PastTurn]:
+    def _interrupt_abandoned(self, now: datetime) -> int:
+        """Interrupt what nobody will finish, and return how many they were."""
+        abandoned = [*self._matching(lambda e: _is_open(e) and e.lease_until <= now)]
+        for exchange in abandoned:
+            self._exchanges[exchange.number] = ended = exchange.interrupted(now)
+            self.ledger.settle(exchange, ended)
+        return len(abandoned)
+
+    def _past_turns(self, new: Exchange, attempt: Exchange | None) -> Iterator[PastTurn]:
         for exchange in self._matching(
             lambda e: _is_turn_of(e, new.caller, new.user_id) and e.state is State.COMPLETED
         ):
+            if attempt is not None and exchange.number == attempt.number:
+                continue
+            if exchange.number in self._emptied:
+                continue  # it has no content any more
             yield PastTurn(exchange.number, exchange.prompt, exchange.reply, exchange.turn_tokens)
 
 

@@ -211,4 +211,16 @@ def _usage(usage: Any) -> Usage | None:
     counts = usage.get("prompt_tokens"), usage.get("completion_tokens")
     if not all(type(count) is int and 0 <= count < MAX_TOKENS for count in counts):
         return None
-    return Usage(prompt_tokens=counts[0], completion_tokens=counts[1])  # type: ignore[arg-type]  # the line above has checked them
+    prompt_tokens, completion_tokens = counts
+    return Usage(
+        prompt_tokens=prompt_tokens,  # type: ignore[arg-type]  # checked above
+        completion_tokens=completion_tokens,  # type: ignore[arg-type]  # checked above
+        cached_tokens=_cached_tokens(usage),
+    )
+
+
+def _cached_tokens(usage: dict[str, Any]) -> int:
+    """Return how many tokens of the prompt were cached; 0 unless the provider says it clearly."""
+    details = usage.get("prompt_tokens_details")
+    cached = details.get("cached_tokens") if isinstance(details, dict) else None
+    return cached if type(cached) is int and 0 <= cached <= usage["prompt_tokens"] else 0

@@ -155,6 +155,8 @@ def _encode(request: CompletionRequest, *, stream: bool) -> bytes:
         f'{{"role":{_quoted(role)},"content":{_quoted(text)}}}' for role, text in request.messages
     )
     options = ',"stream":true,"stream_options":{"include_usage":true}' if stream else ""
+    if request.max_tokens is not None:
+        options += f',"max_completion_tokens":{request.max_tokens}'
     body = f'{{"model":{_quoted(request.model)},"messages":[{messages}]{options}}}'
     return body.encode()
 

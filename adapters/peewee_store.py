@@ -1,26 +1,22 @@
 """Exchanges in SQLite, through peewee."""
 
-import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import TypeVar
 
-from chatport.domain.errors import ExchangeLost, StorageBusy
+from chatport.domain.errors import ExchangeLost
 from chatport.domain.history import History, HistoryBounds
 from chatport.domain.model import Exchange, LogQuery
 from chatport.domain.ports import ConversationStore
 from chatport.domain.relay import Once
+from chatport.domain.retention import Purged, PurgeSpan
+from chatport.domain.spending import NO_CLAIM, Claim
 
 from .exchange_table import to_exchange, to_row
-from .group_commit import GroupCommit, Offload, run_here
+from .group_commit import Offload, run_here
 from .sqlite_database import SqliteFile
-from .sqlite_faults import translated
-
-T = TypeVar("T")
-
-MERGE_PAGES = 200
-"""Pages of the word index to rewrite in one transaction; about 10 ms each."""
+from .sqlite_retention import SqliteRetention
+from .sqlite_session import SqliteSession
 
 
 class PeeweeStore(ConversationStore):
@@ -34,16 +30,13 @@ class PeeweeStore(ConversationStore):
     """
 
     def __init__(self, path: str | Path, *, offload: Offload = run_here) -> None:
-        self._path = Path(path).absolute()
-        self._offload = offload
-        self._opening = threading.Lock()
-        self._reading = threading.Lock()
-        self._file: SqliteFile | None = None
-        self._commits: GroupCommit
+        self.session = SqliteSession(path, offload)
+        self._read, self._write = self.session.read, self.session.write
+        self._retention = SqliteRetention(self.session)
 
-    def begin(self, exchange: Exchange, bounds: HistoryBounds) -> History:
-        """Commit an open exchange and return what goes along with it."""
-        return self._write(lambda file: file.begin(exchange, bounds))
+    def begin(self, exchange: Exchange, bounds: HistoryBounds, claim: Claim = NO_CLAIM) -> History:
+        """Commit an open exchange, with what it reserves, and return what goes along with it."""
+        return self._write(lambda file: file.begin(exchange, bounds, claim))
 
     def earlier(
         self, caller: str, once: Once, *, now: datetime, since: datetime
@@ -59,7 +52,7 @@ class PeeweeStore(ConversationStore):
     def finish(self, exchange: Exchange) -> None:
         """Commit the outcome."""
         row = to_row(exchange)
-        if not self._write(lambda file: file.finish(row)):
+        if not self._write(lambda file: file.finish(exchange, row)):
             raise ExchangeLost
 
     def conversation(
@@ -69,23 +62,35 @@ class PeeweeStore(ConversationStore):
         query = LogQuery(caller=caller, user_id=user_id, before=before, limit=limit)
         return self.search(query)[::-1]
 
-    def find(self, exchange_id: str) -> Exchange | None:
+    def find(self, exchange_id: str, caller: str | None = None) -> Exchange | None:
         """Return one exchange."""
-        return self._read(lambda file: file.log.find(exchange_id))
+        return self._read(lambda file: file.log.find(exchange_id, caller))
 
     def search(self, query: LogQuery) -> Sequence[Exchange]:
         """Return a page of the log, newest first."""
         return [to_exchange(row) for row in self._read(lambda file: file.log.search(query))]
 
-    def erase(self, caller: str, user_id: str) -> int:
+    def erase(self, caller: str, user_id: str | None) -> int:
         """Delete one user's exchanges, and their words from the index and the write-ahead log."""
-        count = self._write(lambda file: file.erase(caller, user_id))
-        self._write(lambda file: file.merge_words(-MERGE_PAGES))
-        while self._write(lambda file: file.merge_words(MERGE_PAGES)):
-            pass  # a small transaction each, so that others are served in between
-        if not self._read(lambda file: file.empty_wal()):
-            raise StorageBusy  # the text is still in the log; erasing once more tries again
+        count = self._retention.erase(caller, user_id)
+        self.tidy()
         return count
+
+    def last_before(self, at: datetime) -> int:
+        """Return the highest number of what started before then."""
+        return self._retention.last_before(at)
+
+    def purge(self, span: PurgeSpan, *, limit: int) -> Purged:
+        """Delete or empty what is old, as far as one small transaction goes."""
+        return self._retention.purge(span, limit)
+
+    def purge_statistics(self, before: datetime) -> int:
+        """Delete old usage, refusals and spending, in small transactions."""
+        return self._retention.purge_statistics(before)
+
+    def tidy(self) -> None:
+        """Wipe what deleted texts have left, in small transactions."""
+        self._retention.tidy()
 
     def pseudonym_key(self) -> bytes:
         """Return the key, and commit it if it is new."""
@@ -97,7 +102,7 @@ class PeeweeStore(ConversationStore):
 
     def recover(self, now: datetime) -> int:
         """Interrupt what expired or whose process died."""
-        with self._opened().life_sign.dead_owners() as dead:
+        with self.session.opened().life_sign.dead_owners() as dead:
             return self._write(lambda file: file.interrupt_abandoned(now, dead))
 
     def check(self) -> None:
@@ -106,28 +111,4 @@ class PeeweeStore(ConversationStore):
 
     def close(self) -> None:
         """Close the file; the next use opens it again."""
-        with self._opening:
-            if self._file is not None:
-                self._file.close()
-                self._file = None
-
-    def _write(self, work: Callable[[SqliteFile], T]) -> T:
-        file = self._opened()
-        with translated():
-            return self._commits.run(lambda: work(file))
-
-    def _read(self, work: Callable[[SqliteFile], T]) -> T:
-        file = self._opened()
-        found: list[T] = []
-        with translated(), self._reading:
-            self._offload(lambda: found.append(work(file)))
-        return found[0]
-
-    def _opened(self) -> SqliteFile:
-        if self._file is None:
-            with self._opening, translated():
-                if self._file is None:
-                    file = SqliteFile(self._path)
-                    self._commits = GroupCommit(file.writer, self._offload)
-                    self._file = file
-        return self._file
+        self.session.close()

@@ -9,18 +9,19 @@ from typing import Any
 
 import peewee
 
-from chatport.domain.errors import ConversationBusy, IdempotencyInProgress
+from chatport.domain.errors import ConversationBusy, IdempotencyInProgress, TooManyInFlight
 from chatport.domain.history import History, HistoryBounds, PastTurn, newest_within
 from chatport.domain.model import INTERRUPTED, Exchange, State
-from chatport.domain.relay import RequestText
+from chatport.domain.spending import Claim, Spend, spend_of
 
 from .exchange_queries import ATTEMPT, ExchangeQueries
 from .exchange_reader import ExchangeReader
-from .exchange_table import Compiled, timestamp, to_row
+from .exchange_table import Compiled, timestamp, to_exchange, to_row
 from .group_commit import BUSY_SECONDS
 from .life_sign import LifeSign
 from .request_texts import RequestTexts
 from .schema import migrate, refuse_newer
+from .sqlite_ledger import Reserved, SqliteLedger
 from .system import SystemClock, random_id
 
 PRAGMAS = {
@@ -58,6 +59,7 @@ class SqliteFile:
         self.life_sign = LifeSign(path, random_id())
         self._queries = ExchangeQueries(self.writer)
         self._texts = RequestTexts(self.writer)
+        self._ledger = SqliteLedger(self.writer)
         self.log = ExchangeReader(self.reader, self.life_sign)
 
     def close(self) -> None:
@@ -78,21 +80,34 @@ class SqliteFile:
 
     # What writes; each runs inside a transaction of `writer`.
 
-    def begin(self, exchange: Exchange, bounds: HistoryBounds) -> History:
+    def begin(self, exchange: Exchange, bounds: HistoryBounds, claim: Claim) -> History:
         """Insert an open exchange, and return what goes along with it."""
         self.life_sign.show()
-        row = {**to_row(exchange), "owner": self.life_sign.owner, **NO_REQUEST}
         if exchange.idempotency_key is None and exchange.request is None:
-            return self._begin_turn(row, bounds)
+            return self._begin(exchange, bounds, claim)  # refuses before it writes
         with self._all_or_none():
-            attempt = self._delete_attempt_before(row)
-            if exchange.request is None:
-                history = self._begin_turn(row, bounds)
-            else:
-                history = self._begin_relay(row, exchange.request)
+            attempt = self._delete_attempt_before(exchange)
+            history = self._begin(exchange, bounds, claim)
             if attempt is not None and attempt["parameters_id"] is not None:
                 self._texts.drop(attempt["parameters_id"], attempt["messages_id"])
             return history
+
+    def _begin(self, exchange: Exchange, bounds: HistoryBounds, claim: Claim) -> History:
+        history = self._history(exchange, bounds)
+        exchange = claim.estimated(exchange, history)
+        row = {**to_row(exchange), "owner": self.life_sign.owner, "reserved_in": 0, **NO_REQUEST}
+        row["context_from"] = history.context_from
+        if claim.ceilings:
+            if exchange.request is None:
+                self._interrupt_abandoned_turn(row)
+            row["reserved_in"] = self._reserve(claim, exchange)
+        else:
+            claim.admit(exchange)
+        if exchange.request is not None:
+            texts = self._texts.keep(exchange.caller, exchange.request)
+            row["parameters_id"], row["messages_id"] = texts
+        self._insert(row)
+        return history
 
     @contextmanager
     def _all_or_none(self) -> Iterator[None]:
@@ -109,34 +124,54 @@ class SqliteFile:
             raise
         self.writer.execute_sql("RELEASE several")
 
-    def _begin_turn(self, row: dict[str, Any], bounds: HistoryBounds) -> History:
-        past = self._run(self._queries.history, {**row, "turns": bounds.turns + 1})
-        history = newest_within(bounds, map(_past_turn, past))
-        row["context_from"] = history.context_from
+    def _history(self, exchange: Exchange, bounds: HistoryBounds) -> History:
+        if exchange.request is not None:
+            return History()
+        user = {"caller": exchange.caller, "user_id": exchange.user_id}
+        past = self._run(self._queries.history, {**user, "turns": bounds.turns + 1})
+        return newest_within(bounds, map(_past_turn, past))
+
+    def _insert(self, row: Row) -> None:
         try:
             self._run(self._queries.insert, row)
         except peewee.IntegrityError:
             self._interrupt_abandoned_turn(row)
             self._run(self._queries.insert, row)
-        return history
 
-    def _begin_relay(self, row: dict[str, Any], request: RequestText) -> History:
-        row["parameters_id"], row["messages_id"] = self._texts.keep(row["caller"], request)
-        self._run(self._queries.insert, row)
-        return History()
+    def _reserve(self, claim: Claim, exchange: Exchange) -> int:
+        """Reserve; calls that nobody will finish are not in flight any more."""
+        try:
+            return self._ledger.reserve(claim, exchange)
+        except TooManyInFlight:
+            if not self._interrupt_all_abandoned(timestamp(exchange.started_at)):
+                raise
+            return self._ledger.reserve(claim, exchange)
+
+    def _interrupt_all_abandoned(self, at: str) -> int:
+        row = self._queries.exchange
+        owners = row.select(row.owner).where(row.state == State.OPEN).distinct().tuples()
+        dead = [owner for (owner,) in owners if self.life_sign.is_dead(owner)]
+        return self._interrupt((row.lease_until <= at) | row.owner.in_(dead), at)
 
     def checkpoint(self, row: Row) -> None:
         """Write what has arrived so far."""
         self._run(self._queries.checkpoint, row)
 
-    def finish(self, row: Row) -> bool:
+    def finish(self, exchange: Exchange, row: Row) -> bool:
         """Write an outcome; return False if the exchange is not open any more."""
-        return bool(self._run(self._queries.finish, row).rowcount)
+        held = self._run(self._queries.reserved, row).fetchone()
+        if held is None:
+            return False
+        self._run(self._queries.finish, row)
+        self._ledger.settle(exchange, _reserved(*held))
+        return True
 
     def erase(self, caller: str, user_id: str) -> int:
         """Delete one user's exchanges, and the texts that nothing else needs."""
         user = {"caller": caller, "user_id": user_id}
         texts = self._run(self._queries.texts_of_user, user).fetchall()
+        row = self._queries.exchange
+        self._settle_open((row.caller == caller) & (row.user_id == user_id))
         count = int(self._run(self._queries.erase, user).rowcount)
         for parameters_id, messages_id in texts:
             self._texts.drop(parameters_id, messages_id)
@@ -178,10 +213,11 @@ class SqliteFile:
             (row.lease_until <= timestamp(now)) | row.owner.in_(dead), timestamp(now)
         )
 
-    def _delete_attempt_before(self, new: Row) -> Row | None:
+    def _delete_attempt_before(self, exchange: Exchange) -> Row | None:
         """Delete the attempt that this one replaces, and return what it was."""
-        if new["idempotency_key"] is None:
+        if exchange.idempotency_key is None:
             return None
+        new = to_row(exchange)
         found = self._run(self._queries.with_key, new).fetchone()
         if found is None:
             return None
@@ -193,6 +229,7 @@ class SqliteFile:
         if alive or old["final"] or not same:
             raise IdempotencyInProgress
         row = self._queries.exchange
+        self._settle_open(row.id == old["id"])
         row.delete().where(row.id == old["id"]).execute()
         return old
 
@@ -209,7 +246,16 @@ class SqliteFile:
     def _interrupt(self, which: Any, at: str) -> int:
         row = self._queries.exchange
         outcome = {"state": State.INTERRUPTED, "error_code": INTERRUPTED, "finished_at": at}
+        self._settle_open(which)
         return int(row.update(outcome).where((row.state == State.OPEN) & which).execute())
+
+    def _settle_open(self, which: Any) -> None:
+        """Spend what open exchanges may have cost; their outcome is up to the caller."""
+        row = self._queries.exchange
+        for open_row in row.select().where((row.state == State.OPEN) & which).dicts():
+            exchange = to_exchange(open_row)
+            reserved = Reserved(spend_of(exchange), open_row["reserved_in"])
+            self._ledger.settle(exchange, reserved)
 
     def empty_wal(self) -> bool:
         """Move the write-ahead log into the file and cut it to nothing.
@@ -222,6 +268,10 @@ class SqliteFile:
 
     def _run(self, query: Compiled, row: Row) -> Any:
         return self.writer.execute_sql(query.sql, query.values(row))
+
+
+def _reserved(accounts: int, tokens: int | None, nanodollars: int | None) -> Reserved:
+    return Reserved(Spend(tokens or 0, nanodollars or 0), accounts)
 
 
 def _database(path: Path) -> peewee.SqliteDatabase:

@@ -23,13 +23,19 @@ try:
 except ImportError:  # Windows, where chatport runs in one process
     fcntl = None  # type: ignore[assignment]
 
-SLOT = struct.Struct("<QddII")
-"""Tag of the key, start of the window, last use, count of the window before, count of this one."""
+TAG = struct.Struct("<Q")
+USE = struct.Struct("<d")
+TAGS = struct.Struct("<8Q")
+USES = struct.Struct("<8d")
+WINDOW = struct.Struct("<dQQ")
+"""A bucket holds the tags of its eight keys, when each was used last, and then for each when its
+window began, the count of the window before, and the count of this one."""
 
 SLOTS = 262_144
-"""8 MB, of which a system gives only what is used. Two limits a user: 131,072 users a day."""
+"""10 MB, of which a system gives only what is used. Two limits a user: 131,072 users a day."""
 
 WAYS = 8
+BUCKET = TAGS.size + USES.size + WAYS * WINDOW.size
 """A key may stand in this many slots; the least recently used of them makes room for a new key."""
 
 
@@ -62,8 +68,11 @@ class ProcessLock:
         self._threads.release()
 
 
-class _Window(NamedTuple):
-    slot: int
+class Window(NamedTuple):
+    """When a key's window began, and what was counted in it and in the one before."""
+
+    bucket: int
+    way: int
     tag: int
     start: float
     previous: int
@@ -78,8 +87,12 @@ class WindowTable(Storage, SlidingWindowCounterSupport):
     used least recently are forgotten: a limit may then admit more, memory never grows.
 
     Args:
-        slots: A multiple of 8. 32 bytes each.
+        slots: A multiple of 8. 40 bytes each.
         monotonic: Seconds; on the systems we know the same in all processes.
+
+    Attributes:
+        last: The window that was asked last, as it is now.
+        last_left: How many seconds it has left.
     """
 
     STORAGE_SCHEME = None  # not to be had by URI
@@ -87,9 +100,11 @@ class WindowTable(Storage, SlidingWindowCounterSupport):
     def __init__(self, slots: int = SLOTS, monotonic: Callable[[], float] = time.monotonic) -> None:
         super().__init__()
         self.lock = ProcessLock()
-        self._memory = mmap.mmap(-1, slots * SLOT.size)
+        self._memory = mmap.mmap(-1, slots // WAYS * BUCKET)
         self._buckets = slots // WAYS
         self._monotonic = monotonic
+        self.last = Window(0, 0, 0, 0.0, 0, 0)
+        self.last_left = 0.0
 
     @property
     def base_exceptions(self) -> type[Exception]:
@@ -104,10 +119,23 @@ class WindowTable(Storage, SlidingWindowCounterSupport):
         window = self._window(key, expiry, now)
         weighted = window.previous * (1 - (now - window.start) / expiry) + window.current
         admitted = floor(weighted) + amount <= limit
-        current = window.current + amount if admitted else window.current
-        slot = (window.tag, window.start, now, window.previous, current)
-        SLOT.pack_into(self._memory, window.slot, *slot)
+        if admitted:
+            window = window._replace(current=window.current + amount)
+            self._keep(window, now)
+        self.last, self.last_left = window, expiry - (now - window.start)
         return admitted
+
+    def correct(self, key: str, expiry: int, start: float, difference: int) -> None:
+        """Add to the window that began at `start`, as long as it counts; it stays above 0."""
+        now = self._monotonic()
+        window = self._window(key, expiry, now)
+        if window.start == start:
+            changed = window._replace(current=max(0, window.current + difference))
+        elif window.start == start + expiry:
+            changed = window._replace(previous=max(0, window.previous + difference))
+        else:
+            return
+        self._keep(changed, now)
 
     def get_sliding_window(self, key: str, expiry: int) -> tuple[int, float, int, float]:
         """Return the count and the remaining life, in seconds, of the last window and of this."""
@@ -118,21 +146,28 @@ class WindowTable(Storage, SlidingWindowCounterSupport):
 
     def clear_sliding_window(self, key: str, expiry: int) -> None:
         """Forget the key."""
-        SLOT.pack_into(self._memory, self._window(key, expiry, 0.0).slot, 0, 0.0, 0.0, 0, 0)
+        window = self._window(key, expiry, 0.0)
+        self._keep(window._replace(tag=0), 0.0)
 
-    def _window(self, key: str, expiry: int, now: float) -> _Window:
+    def _window(self, key: str, expiry: int, now: float) -> Window:
         """Return the key's window as it is now; a new one if it has none or that has passed."""
         digest = int.from_bytes(blake2b(key.encode(), digest_size=16).digest(), "little")
-        bucket, tag = digest % self._buckets, (digest >> 64) | 1
-        offset = oldest = bucket * WAYS * SLOT.size
-        oldest_use = float("inf")
-        for slot in range(offset, offset + WAYS * SLOT.size, SLOT.size):
-            stored, start, used, previous, current = SLOT.unpack_from(self._memory, slot)
-            if stored == tag:
-                return _moved(_Window(slot, tag, start, previous, current), expiry, now)
-            if used < oldest_use:
-                oldest, oldest_use = slot, used
-        return _Window(oldest, tag, now, 0, 0)
+        bucket, tag = digest % self._buckets * BUCKET, (digest >> 64) | 1
+        tags = TAGS.unpack_from(self._memory, bucket)
+        if tag in tags:
+            way = tags.index(tag)
+            place = bucket + TAGS.size + USES.size + way * WINDOW.size
+            start, previous, current = WINDOW.unpack_from(self._memory, place)
+            return _moved(Window(bucket, way, tag, start, previous, current), expiry, now)
+        uses = USES.unpack_from(self._memory, bucket + TAGS.size)
+        return Window(bucket, uses.index(min(uses)), tag, now, 0, 0)
+
+    def _keep(self, window: Window, now: float) -> None:
+        bucket, way, tag, *counts = window
+        TAG.pack_into(self._memory, bucket + way * TAG.size, tag)
+        USE.pack_into(self._memory, bucket + TAGS.size + way * USE.size, now)
+        place = bucket + TAGS.size + USES.size + way * WINDOW.size
+        WINDOW.pack_into(self._memory, place, *counts)
 
     def check(self) -> bool:
         """Return True: memory is always there."""
@@ -160,11 +195,12 @@ class WindowTable(Storage, SlidingWindowCounterSupport):
         raise NotImplementedError
 
 
-def _moved(window: _Window, expiry: int, now: float) -> _Window:
-    """Return the window that is the current one now."""
+def _moved(window: Window, expiry: int, now: float) -> Window:
+    """Return the window that is the current one now; one in which nothing counts begins now."""
     age = now - window.start
     if age < expiry:
-        return window
-    if age < 2 * expiry:
-        return _Window(window.slot, window.tag, window.start + expiry, window.current, 0)
-    return _Window(window.slot, window.tag, now, 0, 0)
+        moved = window
+    else:
+        previous = window.current if age < 2 * expiry else 0
+        moved = window._replace(start=window.start + expiry, previous=previous, current=0)
+    return moved if moved.previous or moved.current else moved._replace(start=now)

@@ -1,12 +1,13 @@
 """The core of chatport: records, errors, ports, limits and the pipeline. Standard library only."""
 
-from .allowance import Allowance, Charge, Limit
+from .admin_ports import KeyStore, UsageLog
+from .allowance import Allowance, Charge
+from .callers import ANONYMOUS, Caller, Role
 from .chat import ChatService
 from .errors import ChatportError
 from .history import History, HistoryBounds, PastTurn
 from .limits import RateLimiter
 from .model import (
-    ANONYMOUS,
     ChatRequest,
     Completion,
     CompletionRequest,
@@ -18,19 +19,24 @@ from .model import (
     Usage,
 )
 from .models import ModelCard, ModelCatalog
-from .ports import Clock, ConversationStore, LimitCounter, LLMGateway, NewId
+from .ports import Clock, ConversationStore, LimitCounter, LLMGateway, NewId, PriceList
 from .relay import Once, Relay, RequestText
+from .rules import Budget, InFlight, Limit, Period, Unit
+from .spending import Claim
 from .stream import ChatStream
 from .turn import Reply
 
 __all__ = [
     "ANONYMOUS",
     "Allowance",
+    "Budget",
+    "Caller",
     "Charge",
     "ChatRequest",
     "ChatService",
     "ChatStream",
     "ChatportError",
+    "Claim",
     "Clock",
     "Completion",
     "CompletionRequest",
@@ -39,6 +45,8 @@ __all__ = [
     "Exchange",
     "History",
     "HistoryBounds",
+    "InFlight",
+    "KeyStore",
     "LLMGateway",
     "Limit",
     "LimitCounter",
@@ -49,10 +57,15 @@ __all__ = [
     "NewId",
     "Once",
     "PastTurn",
+    "Period",
+    "PriceList",
     "RateLimiter",
     "Relay",
     "Reply",
     "RequestText",
+    "Role",
     "State",
+    "Unit",
     "Usage",
+    "UsageLog",
 ]

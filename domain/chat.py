@@ -1,20 +1,22 @@
-"""The pipeline that every prompt goes through: admit, begin, call, finish."""
+"""The pipeline that every prompt goes through: admit, begin, call, finish, settle."""
 
 import hashlib
 import hmac
-from collections.abc import Callable, Collection, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from functools import partial
 
-from .allowance import Allowance
-from .errors import ChatportError, InvalidField, ModelNotAllowed, RateLimited
+from .admission import Admission
+from .errors import ChatportError, InvalidField, ModelNotAllowed, Refused
+from .estimates import DEFAULT_OUTPUT_TOKENS, Estimate
 from .history import History, HistoryBounds, utf8_size
 from .limits import RateLimiter
 from .model import ChatRequest, CompletionRequest, Exchange, Message, check_user_id
 from .models import ModelCatalog
-from .ports import Clock, ConversationStore, LLMGateway, NewId
+from .ports import Clock, ConversationStore, LLMGateway, NewId, PriceList
 from .repeats import Repeats, attempts_of, error_of
+from .spending import Claim
 from .stream import ChatStream, LiveStream, RepeatedStream
 from .turn import Reply, Turn, reply_again
 
@@ -39,16 +41,19 @@ class ChatService:
         gateway: The way to the provider.
         clock: The time.
         new_id: Unguessable, unique ids.
-        limiter: Rate limits; None for none.
+        limiter: Limits and budgets; None for those only that callers have of their own.
+        prices: What tokens cost; None if nobody knows.
         model: The provider's name of the model.
         allowed_models: Which models a request that is passed on may name; empty for all.
         system_prompt: Goes first in every call; empty for none.
         history: How much of a conversation goes along.
         max_prompt_bytes: A longer prompt is refused.
+        max_output_tokens: A longer answer may not be asked for; None for what the model has in it.
         lease_seconds: An exchange that is open for longer counts as abandoned.
 
     Attributes:
         models: The models that may be asked for.
+        max_output_tokens: The longest answer that may be asked for; None for no bound.
     """
 
     def __init__(
@@ -61,16 +66,19 @@ class ChatService:
         model: str,
         allowed_models: Collection[str] = (),
         limiter: RateLimiter | None = None,
+        prices: PriceList | None = None,
         system_prompt: str = "",
         history: HistoryBounds = DEFAULT_HISTORY,
         max_prompt_bytes: int = MAX_PROMPT_BYTES,
+        max_output_tokens: int | None = None,
         lease_seconds: float = LEASE_SECONDS,
     ) -> None:
         self._store = store
         self._gateway = gateway
         self._clock = clock
         self._new_id = new_id
-        self._limiter = limiter
+        self._limiter = limiter or RateLimiter()
+        self._prices = prices
         self._model = model
         self._allowed_models = frozenset(allowed_models)
         self.models = ModelCatalog(gateway, clock, allowed_models)
@@ -80,6 +88,7 @@ class ChatService:
         self._system_bytes = utf8_size(system_prompt)
         self._history = history
         self._max_prompt_bytes = max_prompt_bytes
+        self.max_output_tokens = max_output_tokens
         self._lease = timedelta(seconds=lease_seconds)
 
     def reply(self, request: ChatRequest) -> Reply:
@@ -88,7 +97,7 @@ class ChatService:
         Raises:
             InvalidField: The prompt is too long, or the model is not allowed.
             IdempotencyInProgress, IdempotencyKeyReused: The idempotency key is in use.
-            RateLimited: A limit is reached; nothing was consumed, stored or called.
+            Refused: A limit or a budget is reached; nothing was consumed, stored or called.
             ConversationBusy: The user's previous prompt is still being answered.
             StorageUnavailable, ExchangeLost: The exchange could not be kept.
             UpstreamError, ContentFiltered, ContextLengthExceeded: The provider failed or refused.
@@ -144,36 +153,75 @@ class ChatService:
 
     def _earlier(self, request: ChatRequest) -> Exchange | None:
         """Check the request, and return what it repeats, before it meets a limit."""
-        if request.relay is None:
-            if utf8_size(request.prompt) > self._max_prompt_bytes:
-                raise InvalidField("prompt", f"is longer than {self._max_prompt_bytes} bytes")
-        elif self._allowed_models and request.relay.model not in self._allowed_models:
-            raise ModelNotAllowed
+        if request.relay is None and utf8_size(request.prompt) > self._max_prompt_bytes:
+            raise InvalidField("prompt", f"is longer than {self._max_prompt_bytes} bytes")
+        self._check_model(request)
         if request.user_id is None and request.relay is None and not _has_key(request):
             return None  # two strangers who say the same must not get to share a user id
-        return self._repeats.earlier(request.caller, request.once, request.still_wanted)
+        return self._repeats.earlier(request.caller.name, request.once, request.still_wanted)
+
+    def _check_model(self, request: ChatRequest) -> None:
+        model = request.relay.model if request.relay else self._model
+        if not request.caller.may_use(model):
+            raise ModelNotAllowed
+        if request.relay is not None:
+            if self._allowed_models and model not in self._allowed_models:
+                raise ModelNotAllowed
+            most, asked = self.max_output_tokens, request.relay.max_tokens
+            if most is not None and asked is not None and asked > most:
+                raise InvalidField("max_completion_tokens", f"must be at most {most} in all")
 
     def _open(self, request: ChatRequest, earlier: Exchange | None) -> Turn:
         exchange = self._exchange(request, earlier)
-        allowance = self._admit(exchange)
+        admission = self._admission(request)
+        with self._counting_refusals(exchange):
+            try:
+                history = self._begin(exchange, admission.claim())
+            except BaseException as error:
+                left = admission.release()
+                if isinstance(error, ChatportError):
+                    error.allowances = error.allowances or left
+                raise
+        return Turn(
+            exchange,
+            self._call(request, history),
+            admission,
+            store=self._store,
+            clock=self._clock,
+        )
+
+    def _begin(self, exchange: Exchange, claim: Claim) -> History:
         try:
-            history = self._store.begin(exchange, self._history)
-        except ChatportError as error:
-            error.allowance = allowance
+            return self._store.begin(exchange, self._history, claim)
+        except ChatportError:
             raise
         except BaseException:  # interrupted while it was written, or just after
             with suppress(ChatportError):
                 self._store.finish(exchange.interrupted(self._clock.now()))
             raise
-        call, context_bytes = self._call(request, history)
-        return Turn(
-            exchange,
-            call,
-            allowance,
-            context_bytes=context_bytes,
-            store=self._store,
-            clock=self._clock,
+
+    def _admission(self, request: ChatRequest) -> Admission:
+        own = utf8_size(request.prompt)
+        size, longest = own + self._system_bytes, self.max_output_tokens
+        if request.relay is not None:
+            size = len(request.relay.body) if request.relay.size is None else request.relay.size
+            longest = request.relay.max_tokens or longest
+        estimate = Estimate(
+            own_bytes=own,
+            context_bytes=size,
+            output_tokens=longest or DEFAULT_OUTPUT_TOKENS,
+            prices=self._prices,
         )
+        return Admission(self._limiter, request.caller, estimate)
+
+    @contextmanager
+    def _counting_refusals(self, exchange: Exchange) -> Iterator[None]:
+        try:
+            yield
+        except Refused as refusal:
+            with suppress(ChatportError):  # a database in trouble changes nothing about the refusal
+                self._store.count_refusal(exchange.caller, refusal.rule, exchange.started_at)
+            raise
 
     def _exchange(self, request: ChatRequest, earlier: Exchange | None) -> Exchange:
         """Return the exchange to open; the next attempt of an earlier one keeps its identity."""
@@ -182,7 +230,7 @@ class ChatService:
         exchange_id = earlier.id if earlier else request.request_id
         return Exchange(
             id=exchange_id or self._new_id(),
-            caller=request.caller,
+            caller=request.caller.name,
             user_id=user_id or self._new_id(),
             route=request.route,
             model=request.relay.model if request.relay else self._model,
@@ -195,32 +243,24 @@ class ChatService:
             request_hash=request.once.request_hash if request.once else None,
         )
 
-    def _admit(self, exchange: Exchange) -> Allowance | None:
-        if self._limiter is None:
-            return None
-        try:
-            return self._limiter.admit(exchange.caller, exchange.user_id)
-        except RateLimited as refusal:
-            with suppress(ChatportError):  # a database in trouble changes nothing about the refusal
-                self._store.count_refusal(exchange.caller, refusal.rule, exchange.started_at)
-            raise
-
-    def _call(self, request: ChatRequest, history: History) -> tuple[CompletionRequest, int]:
-        """Return what to send to the provider, and the size of its text in bytes."""
+    def _call(self, request: ChatRequest, history: History) -> CompletionRequest:
+        """Return what to send to the provider."""
         if request.relay is not None:
-            body = request.relay.body
-            call = CompletionRequest(
-                model=request.relay.model, body=body, still_wanted=request.still_wanted
+            return CompletionRequest(
+                model=request.relay.model,
+                body=request.relay.body,
+                still_wanted=request.still_wanted,
             )
-            return call, len(body)
         messages = list(self._system)
         for turn in history.turns:
             messages += (_message(("user", turn.prompt)), _message(("assistant", turn.reply)))
         messages.append(Message("user", request.prompt))
-        call = CompletionRequest(
-            model=self._model, messages=messages, still_wanted=request.still_wanted
+        return CompletionRequest(
+            model=self._model,
+            messages=messages,
+            max_tokens=self.max_output_tokens,
+            still_wanted=request.still_wanted,
         )
-        return call, self._system_bytes + history.bytes + utf8_size(request.prompt)
 
 
 def _has_key(request: ChatRequest) -> bool:

@@ -7,12 +7,10 @@ from datetime import datetime
 from enum import StrEnum
 from typing import NamedTuple
 
+from .callers import ANONYMOUS, Caller
 from .errors import InvalidField, InvalidUnicode, InvalidUserId
 from .relay import Once, Relay, RequestText
 from .text import UNSTORABLE
-
-ANONYMOUS = "anonymous"
-"""The one caller of a service that has no keys yet."""
 
 INTERRUPTED = "interrupted"
 """The error code of an exchange whose process died."""
@@ -49,10 +47,15 @@ class Message(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Usage:
-    """Tokens of one call. `estimated` says that the provider sent no counts."""
+    """Tokens of one call. `estimated` says that the provider sent no counts.
+
+    Attributes:
+        cached_tokens: Those of the prompt that the provider remembered, and sells for less.
+    """
 
     prompt_tokens: int
     completion_tokens: int
+    cached_tokens: int = 0
     estimated: bool = False
 
 
@@ -64,6 +67,7 @@ class CompletionRequest:
         messages: Oldest first; the prompt is the last.
         body: The request in the provider's own protocol, to be passed on as it is; then there are
             no messages, and the answer's own bytes are wanted too.
+        max_tokens: The longest answer; None for what the model has in it. A body says it itself.
         still_wanted: Asked every few seconds of silence before a streamed answer begins; False
             ends the call.
     """
@@ -71,6 +75,7 @@ class CompletionRequest:
     model: str
     messages: Sequence[Message] = ()
     body: bytes | None = None
+    max_tokens: int | None = None
     still_wanted: Callable[[], bool] = always
 
 
@@ -130,7 +135,7 @@ class ChatRequest:
 
     prompt: str
     user_id: str | None = None
-    caller: str = ANONYMOUS
+    caller: Caller = ANONYMOUS
     route: str = "embedded"
     request_id: str | None = None
     relay: Relay | None = None
@@ -175,6 +180,8 @@ class Exchange:
         number: Orders the exchanges of one store; 0 until the store has given one.
         context_from: Number of the oldest exchange that went along as history; None if none did.
         reply: The answer's text; what had arrived of it where the outcome is not `completed`.
+        usage: Of an open exchange, and of one whose process died, what it may use at most.
+        nanodollars: What the usage costs, in 1e-9 USD; None if the price is not known.
         turn_tokens: What this prompt and reply will cost in a later history.
         sanitized: The model's text held characters that cannot be stored, now U+FFFD.
         attempts: How often the provider was called.
@@ -201,6 +208,7 @@ class Exchange:
     sanitized: bool = False
     finish_reason: str | None = None
     usage: Usage | None = None
+    nanodollars: int | None = None
     turn_tokens: int = 0
     error_code: str | None = None
     upstream_status: int | None = None

@@ -5,6 +5,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from .callers import ANONYMOUS, Caller
 from .errors import ChatportError, ModelNotFound
 
 if TYPE_CHECKING:
@@ -46,8 +47,8 @@ class ModelCatalog:
         self._failure: ChatportError | None = None
         self._failed_at = 0.0
 
-    def cards(self) -> Sequence[ModelCard]:
-        """Return the models in the provider's order.
+    def cards(self, caller: Caller = ANONYMOUS) -> Sequence[ModelCard]:
+        """Return the models that a caller may use, in the provider's order.
 
         Raises:
             UpstreamError: The provider was asked, and failed.
@@ -58,16 +59,16 @@ class ModelCatalog:
                 raise self._failure.with_traceback(None)
             if self._clock.monotonic() >= self._fresh_until:
                 self._ask()
-            return self._cards
+            return [card for card in self._cards if caller.may_use(card.id)]
 
-    def card(self, model: str) -> ModelCard:
+    def card(self, model: str, caller: Caller = ANONYMOUS) -> ModelCard:
         """Return what the provider says of one model.
 
         Raises:
-            ModelNotFound: The provider does not list it, or the operator does not.
+            ModelNotFound: The provider does not list it, or the caller may not use it.
             UpstreamError: The provider was asked, and failed.
         """
-        for card in self.cards():
+        for card in self.cards(caller):
             if card.id == model:
                 return card
         raise ModelNotFound

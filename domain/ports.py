@@ -18,9 +18,12 @@ from .model import (
     Delta,
     Exchange,
     LogQuery,
+    Usage,
 )
 from .models import ModelCard
 from .relay import Once
+from .retention import Purged, PurgeSpan
+from .spending import NO_CLAIM, Claim
 
 NewId = Callable[[], str]
 """Returns an id that was never returned before and that nobody can guess (128 random bits)."""
@@ -78,6 +81,18 @@ class LLMGateway(Protocol):
         """
 
 
+class PriceList(Protocol):
+    """Knows what tokens cost."""
+
+    @abstractmethod
+    def cost(self, model: str, usage: Usage) -> int | None:
+        """Return what the tokens of one call cost in nanodollars, rounded up.
+
+        Returns:
+            None if the price of the model is not known.
+        """
+
+
 class ConversationStore(Protocol):
     """Keeps the exchanges: the memory and the log in one. Each method is one atomic operation.
 
@@ -86,7 +101,7 @@ class ConversationStore(Protocol):
     """
 
     @abstractmethod
-    def begin(self, exchange: Exchange, bounds: HistoryBounds) -> History:
+    def begin(self, exchange: Exchange, bounds: HistoryBounds, claim: Claim = NO_CLAIM) -> History:
         """Write an open exchange and return what goes along with it, of completed ones only.
 
         An older open exchange of the conversation whose lease has run out at
@@ -97,7 +112,13 @@ class ConversationStore(Protocol):
         becomes nobody's history, and any number of them may be open. An ended exchange that has
         the same id, key and hash, and is not `final`, is replaced: this is its next attempt.
 
+        The exchange is written as `claim.estimated` returns it, and what that may cost is
+        reserved under every ceiling of the claim. It stays so until the exchange has its outcome:
+        then what it did cost is spent, or what it might have cost, if its process died.
+
         Raises:
+            Refused: By the claim, or because a budget has no room, or as many calls are open as
+                a rule allows. Nothing was written or reserved.
             ConversationBusy: The conversation has an open exchange. Nothing was written.
             IdempotencyInProgress: Another exchange has this key. Nothing was written.
         """
@@ -134,8 +155,13 @@ class ConversationStore(Protocol):
         """Return up to `limit` newest exchanges numbered below `before`, newest last."""
 
     @abstractmethod
-    def find(self, exchange_id: str) -> Exchange | None:
-        """Return the exchange with this public id, whole, or None."""
+    def find(self, exchange_id: str, caller: str | None = None) -> Exchange | None:
+        """Return the exchange with this public id, whole, or None.
+
+        Args:
+            exchange_id: Its public id.
+            caller: Whose it must be; None for an operator, who may read all.
+        """
 
     @abstractmethod
     def search(self, query: LogQuery) -> Sequence[Exchange]:
@@ -145,10 +171,44 @@ class ConversationStore(Protocol):
         """
 
     @abstractmethod
-    def erase(self, caller: str, user_id: str) -> int:
+    def erase(self, caller: str, user_id: str | None) -> int:
         """Delete all exchanges of one user, open ones too, and return how many they were.
 
-        Of their texts nothing stays, except what another user's requests hold as well.
+        Of their texts nothing stays, except what another user's requests hold as well. What they
+        have cost stays, under no user's name.
+
+        Args:
+            caller: Whose user it is.
+            user_id: The user; None for all of the caller's, and what their budgets hold.
+        """
+
+    @abstractmethod
+    def last_before(self, at: datetime) -> int:
+        """Return the highest number of the exchanges that started before then; 0 for none."""
+
+    @abstractmethod
+    def purge(self, span: PurgeSpan, *, limit: int) -> Purged:
+        """Delete what the span says from up to `limit` ended exchanges, lowest numbers first.
+
+        Others wait for milliseconds only: where exchanges are large, it takes fewer, or only a
+        part of one, which then reads as a shorter one. What they have cost stays. Their words
+        leave the search index now, and the file's own leftovers with `tidy`.
+
+        Returns:
+            How many were purged, which may be none, and how far the span is done: at `span.until`
+            nothing is left.
+        """
+
+    @abstractmethod
+    def purge_statistics(self, before: datetime) -> int:
+        """Delete usage, refusals and spending of days before then; return how many rows."""
+
+    @abstractmethod
+    def tidy(self) -> None:
+        """Wipe what deleted texts have left in indexes and write-ahead logs.
+
+        Raises:
+            StorageBusy: Others were reading for too long; try again.
         """
 
     @abstractmethod
@@ -176,14 +236,21 @@ class ConversationStore(Protocol):
 
 
 class LimitCounter(Protocol):
-    """Counts requests in sliding windows."""
+    """Counts requests and tokens in sliding windows."""
 
     @abstractmethod
     def take(self, charges: Sequence[Charge]) -> Sequence[Allowance]:
-        """Take one unit of every charge or, if any limit is reached, of none. One atomic step.
+        """Take every charge or, if any is more than its limit has left, none. One atomic step.
 
         Returns:
             An allowance for each charge, in the same order. If any says `admitted=False`,
-            nothing was taken; its `reset_seconds` is when that limit would admit one request,
-            if nobody else takes it first.
+            nothing was taken; its `reset_seconds` is when that limit would admit the charge, if
+            nobody else takes it first, or infinite if the charge is more than the limit.
+        """
+
+    @abstractmethod
+    def correct(self, taken: Sequence[Allowance], amounts: Sequence[int]) -> None:
+        """Make each charge that was taken one of another amount, in the window it was taken from.
+
+        What has left the windows already is left alone.
         """

@@ -38,11 +38,15 @@ class Relay:
     Attributes:
         body: What the provider gets.
         text: What is kept.
+        size: How much the model reads, in UTF-8 bytes of text; None for that of the body.
+        max_tokens: How long all answers together may get; None if the client does not say.
     """
 
     model: str
     body: bytes
     text: RequestText
+    size: int | None = None
+    max_tokens: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

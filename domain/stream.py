@@ -1,7 +1,7 @@
 """A streamed answer, and exactly when its exchange ends."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack
 
 from .allowance import Allowance
@@ -27,14 +27,14 @@ class ChatStream(ABC):
     Attributes:
         exchange_id: The exchange that holds the answer.
         user_id: Whose answer it is.
-        allowance: What is left of the limit that is nearest to refusing; None without limits.
+        allowances: What is left of each limit.
         reply: The whole answer, once the stream has come to its good end.
         replayed: This answer was given before; nothing is called or consumed.
     """
 
     exchange_id: str
     user_id: str
-    allowance: Allowance | None = None
+    allowances: Sequence[Allowance] = ()
     reply: Reply | None = None
     replayed = False
 
@@ -65,7 +65,7 @@ class LiveStream(ChatStream):
         """Open the call; raise as `LLMGateway.stream` does."""
         self.exchange_id = turn.exchange_id
         self.user_id = turn.user_id
-        self.allowance = turn.allowance
+        self.allowances = turn.allowances
         self._turn = turn
         self._upstream = ExitStack()
         self._parts: list[str] = []

@@ -5,9 +5,9 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
+from .admission import Admission
 from .allowance import Allowance
 from .errors import CallerGone, ChatportError, ExchangeLost
-from .history import estimated_tokens, utf8_size
 from .model import (
     Completion,
     CompletionRequest,
@@ -28,7 +28,7 @@ class Reply:
 
     Attributes:
         answer: The provider's own answer, if the request was passed on as it was.
-        allowance: What is left of the limit that is nearest to refusing; None without limits.
+        allowances: What is left of each limit.
         replayed: This answer was given before; nothing was called or consumed.
     """
 
@@ -38,7 +38,7 @@ class Reply:
     finish_reason: str
     usage: Usage
     answer: bytes = b""
-    allowance: Allowance | None = None
+    allowances: Sequence[Allowance] = ()
     replayed: bool = False
 
 
@@ -74,26 +74,26 @@ class Turn:
     The first outcome counts; whatever is reported afterwards changes nothing.
 
     Args:
-        context_bytes: UTF-8 bytes of all messages of the call.
+        admission: What the limits have admitted it for.
     """
 
     def __init__(
         self,
         exchange: Exchange,
         call: CompletionRequest,
-        allowance: Allowance | None,
+        admission: Admission,
         *,
-        context_bytes: int,
         store: ConversationStore,
         clock: Clock,
     ) -> None:
         self.call = call
         self.exchange_id = exchange.id
         self.user_id = exchange.user_id
-        self.allowance = allowance
+        self.allowances = admission.allowances
         self.keeps_answer = exchange.request is not None or exchange.request_hash is not None
         self._exchange = exchange
-        self._context_bytes = context_bytes
+        self._admission = admission
+        self._estimate = admission.estimate
         self._store = store
         self._clock = clock
         self._started = clock.monotonic()
@@ -125,7 +125,7 @@ class Turn:
             StorageUnavailable: The answer could not be kept.
         """
         text = storable(completion.text)
-        usage = completion.usage or self._estimated_usage(text)
+        usage = completion.usage or self._estimate.usage(text)
         self._settle(
             State.COMPLETED,
             text,
@@ -144,7 +144,7 @@ class Turn:
             finish_reason=completion.finish_reason,
             usage=usage,
             answer=completion.body or b"",
-            allowance=self.allowance,
+            allowances=self.allowances,
         )
 
     def fail(self, error: BaseException, partial: Partial = NOTHING) -> None:
@@ -153,7 +153,7 @@ class Turn:
         A ChatportError is an outcome of its own; any other Exception is a defect of chatport or
         of an adapter; what is no Exception (KeyboardInterrupt, an exit) interrupts the turn.
         """
-        error.allowance = self.allowance  # type: ignore[attr-defined]  # any exception can carry it
+        error.allowances = self.allowances  # type: ignore[attr-defined]  # any exception can carry it
         error.exchange_id = self.exchange_id  # type: ignore[attr-defined]  # as above
         if isinstance(error, CallerGone):
             self.cancel(partial)
@@ -164,7 +164,7 @@ class Turn:
         self._settle(
             state,
             text,
-            partial.usage or self._partial_usage(text),
+            partial.usage or self._usage_of_failure(state, text, facts),
             answer=partial.answer if facts.passed_on is None else (facts.passed_on,),
             final=facts.may_be_billed,
             sanitized=text != partial.text,
@@ -179,7 +179,7 @@ class Turn:
         self._settle(
             State.CANCELLED,
             text,
-            partial.usage or self._estimated_usage(text),
+            partial.usage or self._estimate.usage(text),
             answer=partial.answer,
             sanitized=text != partial.text,
             upstream_request_id=_label(partial.upstream_request_id),
@@ -198,16 +198,30 @@ class Turn:
         if self._settled:
             return
         self._settled = True
+        try:
+            self._write_outcome(state, reply, usage, facts)
+        finally:
+            self._admission.settle(usage)
+
+    def _write_outcome(
+        self, state: State, reply: str, usage: Usage | None, facts: dict[str, object]
+    ) -> None:
         finished_at = self._exchange.started_at + timedelta(seconds=self.seconds)
-        attempts = self._exchange.attempts + 1
-        outcome = {"state": state, "reply": reply, "usage": usage, "attempts": attempts, **facts}
+        outcome = {
+            "state": state,
+            "reply": reply,
+            "usage": usage,
+            "nanodollars": self._estimate.cost(self._exchange.model, usage) if usage else None,
+            "attempts": self._exchange.attempts + 1,
+            **facts,
+        }
         closed = replace(self._exchange, finished_at=finished_at, **outcome)  # type: ignore[arg-type]  # the keys are fields of Exchange, as every test of an outcome shows
         try:
             self._store.finish(closed)
         except ChatportError as error:
             if isinstance(error, ExchangeLost) and state is not State.COMPLETED:
                 return  # erased meanwhile: there is nothing left that could have an outcome
-            error.allowance, error.exchange_id = self.allowance, self.exchange_id
+            error.allowances, error.exchange_id = self.allowances, self.exchange_id
             error.may_be_billed = True
             raise
         except Exception:  # a defect of the store, whatever it is; it goes on from here
@@ -221,29 +235,24 @@ class Turn:
     def _defect(self, finished_at: datetime) -> Exchange:
         """Return the exchange without whatever a store could not write: it must not stay open."""
         return replace(
-            self._exchange,
+            self._estimate.of(self._exchange),
             state=State.FAILED,
             error_code=ChatportError.code,
             attempts=self._exchange.attempts + 1,
             finished_at=finished_at,
         )
 
-    def _partial_usage(self, reply: str) -> Usage | None:
-        return self._estimated_usage(reply) if reply else None
-
-    def _estimated_usage(self, reply: str) -> Usage:
-        return Usage(
-            prompt_tokens=estimated_tokens(self._context_bytes),
-            completion_tokens=estimated_tokens(utf8_size(reply)),
-            estimated=True,
-        )
+    def _usage_of_failure(self, state: State, reply: str, error: ChatportError) -> Usage | None:
+        """Return what has arrived; of what may be billed unseen, the most; or else nothing."""
+        if reply:
+            return self._estimate.usage(reply)
+        billed = error.may_be_billed or state is State.INTERRUPTED
+        return self._estimate.most() if billed else None
 
     def _turn_tokens(self, usage: Usage) -> int:
-        """Return the turn's own tokens: its share, by size, of the prompt, and its reply."""
         if self._exchange.request is not None:
             return 0  # it is nobody's history
-        own = utf8_size(self._exchange.prompt)
-        return -(-usage.prompt_tokens * own // self._context_bytes) + usage.completion_tokens
+        return self._estimate.turn_tokens(usage)
 
 
 def _label(text: str | None) -> str | None:

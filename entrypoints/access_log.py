@@ -46,11 +46,13 @@ class AccessLine:
     Attributes:
         request_id: The id of the request, and of its exchange.
         code: What went wrong, if something did.
+        caller: Who asked, once that is known.
     """
 
     def __init__(self, request_id: str) -> None:
         self.request_id = request_id
         self.code: str | None = None
+        self.caller: str | None = None
         self._started = time.monotonic()
         self._facts: dict[str, object] = {}
 
@@ -66,6 +68,6 @@ class AccessLine:
     def write(self) -> None:
         """Write the line."""
         milliseconds = round((time.monotonic() - self._started) * 1000, 1)
-        end = {"code": self.code, "duration_ms": milliseconds}
+        end = {"caller": self.caller, "code": self.code, "duration_ms": milliseconds}
         fields = {"request_id": self.request_id, **self._facts, **end}
         logger.info("request", extra={"fields": fields})

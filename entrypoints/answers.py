@@ -48,8 +48,8 @@ class Fault(Exact):
 
     message: str = Field(description="One sentence for people.")
     type: str = Field(
-        description="`invalid_request_error`, `rate_limit_error`, `server_error`, or a word of the"
-        " provider's."
+        description="`invalid_request_error`, `authentication_error`, `permission_error`,"
+        " `rate_limit_error`, `server_error`, or a word of the provider's."
     )
     param: str | None = Field(description="The part of the request that is wrong, if it is one.")
     code: str | None = Field(description="One word for machines.")

@@ -4,8 +4,11 @@ import click
 
 from .chat_cli import chat
 from .cli_exits import EXIT_SETTINGS, faults_end_the_program, load_settings, stop
+from .keys_cli import keys
 from .log_cli import log
+from .purge_cli import erase, purge
 from .settings import Settings
+from .usage_cli import usage
 
 EPILOG = """\b
 Exit codes:
@@ -34,13 +37,8 @@ def main() -> None:
 @click.option("--port", default=8000, show_default=True, type=click.IntRange(0, 65535))
 @click.option("--workers", type=click.IntRange(1), help="Processes.  [default: one a core]")
 @click.option("--offline", is_flag=True, help="Answer without a provider, by repeating.")
-@click.option(
-    "--insecure-open", is_flag=True, help="Listen on other addresses than loopback, with no keys."
-)
 @click.option("--check", is_flag=True, help="Print the settings, secrets as ***, and exit.")
-def serve(
-    host: str, port: int, workers: int | None, *, offline: bool, insecure_open: bool, check: bool
-) -> None:
+def serve(host: str, port: int, workers: int | None, *, offline: bool, check: bool) -> None:
     """Serve HTTP until told to stop.
 
     \b
@@ -64,10 +62,10 @@ def serve(
         port=port,
         workers=workers or default_workers(),
         offline=offline,
-        insecure_open=insecure_open,
     )
     try:
-        check_address(serving)
+        with faults_end_the_program():
+            check_address(settings, serving)
     except CannotServe as error:
         stop(EXIT_SETTINGS, str(error))
     configure_logging()
@@ -89,4 +87,8 @@ def _announce(host: str, port: int, settings: Settings, *, offline: bool) -> Non
 
 
 main.add_command(chat)
+main.add_command(keys)
 main.add_command(log)
+main.add_command(purge)
+main.add_command(erase)
+main.add_command(usage)

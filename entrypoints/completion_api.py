@@ -30,6 +30,7 @@ def blueprint(service: ChatService) -> Blueprint:
         chat = ChatRequest(
             prompt=body.prompt,
             user_id=body.user_id or None,
+            caller=g.caller,
             route=PATH,
             request_id=g.line.request_id,
             once=once(sent),
@@ -43,7 +44,7 @@ def blueprint(service: ChatService) -> Blueprint:
             json.dumps({"user_id": reply.user_id, "completion": reply.text}) + "\n",
             mimetype="application/json",
         )
-        answer.headers.update(limit_headers(reply.allowance))
+        answer.headers.update(limit_headers(reply.allowances))
         mark_replayed(answer, replayed=reply.replayed)
         return answer
 

@@ -2,10 +2,10 @@
 
 from typing import Any
 
-from flask import Blueprint, request
+from flask import Blueprint, g, request
 
 from chatport.domain.chat import ChatService
-from chatport.domain.model import ANONYMOUS, Exchange
+from chatport.domain.model import Exchange
 
 from .wire import PageQuery, checked
 
@@ -18,7 +18,7 @@ def blueprint(service: ChatService) -> Blueprint:
     def read_conversation(user_id: str) -> dict[str, Any]:
         query = checked(PageQuery, request.args.to_dict())
         page = service.conversation(
-            ANONYMOUS, user_id, before=query.before or None, limit=query.limit + 1
+            g.caller.name, user_id, before=query.before or None, limit=query.limit + 1
         )
         shown = page[-query.limit :]
         return {
@@ -29,7 +29,7 @@ def blueprint(service: ChatService) -> Blueprint:
 
     @api.delete("/conversations/<user_id>")
     def erase_conversation(user_id: str) -> dict[str, Any]:
-        return {"user_id": user_id, "erased": service.erase(ANONYMOUS, user_id)}
+        return {"user_id": user_id, "erased": service.erase(g.caller.name, user_id)}
 
     return api
 

@@ -75,10 +75,13 @@ def _curl(method: str, path: str, operation: dict[str, Any]) -> str:
         if parameter["in"] == "path":
             value = parameter["schema"]["examples"][0]
             path = path.replace(f"{{{parameter['name']}}}", value)
-    words = ["curl"] if method == "get" else ["curl", "-X", method.upper()]
+    has_body = "requestBody" in operation
+    usual = "post" if has_body else "get"  # what curl takes by itself
+    words = ["curl"] if method == usual else ["curl", "-X", method.upper()]
     words.append(ADDRESS + path)
-    if "requestBody" in operation:
+    if operation["security"] == [{"bearer": []}]:
+        words += ["-H", "Authorization: Bearer cp_..."]
+    if has_body:
         example = operation["requestBody"]["content"]["application/json"]["example"]
-        sent = json.dumps(example)
-        words = ["curl", ADDRESS + path, "-H", "Content-Type: application/json", "-d", sent]
+        words += ["-H", "Content-Type: application/json", "-d", json.dumps(example)]
     return shlex.join(words)

@@ -24,8 +24,18 @@ STATUS: dict[type[ChatportError], int] = {
     errors.InvalidUnicode: 400,
     errors.ModelNotAllowed: 400,
     errors.ModelNotFound: 404,
+    errors.ModelNotPriced: 400,
     errors.InvalidIdempotencyKey: 400,
+    errors.InvalidApiKey: 401,
+    errors.NotPermitted: 403,
+    errors.CallerExists: 409,
+    errors.CallerNotFound: 404,
+    errors.ExchangeNotFound: 404,
+    errors.Refused: 429,
     errors.RateLimited: 429,
+    errors.TooManyInFlight: 429,
+    errors.ExceedsLimit: 429,
+    errors.BudgetExceeded: 429,
     errors.ConversationBusy: 409,
     errors.IdempotencyInProgress: 409,
     errors.IdempotencyKeyReused: 422,
@@ -57,6 +67,9 @@ STATUS: dict[type[ChatportError], int] = {
 """The one table; a test asserts that it holds every error of the domain."""
 
 NO_RETRY = (
+    errors.CallerExists,
+    errors.ExceedsLimit,
+    errors.BudgetExceeded,
     errors.ExchangeLost,
     errors.UpstreamAuthFailed,
     errors.UpstreamModelUnavailable,
@@ -64,6 +77,9 @@ NO_RETRY = (
     errors.UpstreamQuotaExhausted,
 )
 """Trying again cannot help: OpenAI's SDKs obey `x-should-retry`."""
+
+KINDS = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
+"""OpenAI's words for these; for all else below 500 it has one."""
 
 HTTP_CODES = {
     400: "bad_request",
@@ -142,7 +158,7 @@ def seed_body(fault: Fault, request_id: str) -> dict[str, object]:
 
 def openai_body(fault: Fault) -> dict[str, object]:
     """Return the error as OpenAI's clients read it, with all four keys."""
-    kind = {429: "rate_limit_error"}.get(fault.status, "invalid_request_error")
+    kind = KINDS.get(fault.status, "invalid_request_error")
     if fault.status >= HTTPStatus.INTERNAL_SERVER_ERROR:
         kind = "server_error"
     error = {"message": fault.message, "type": kind, "param": fault.field, "code": fault.code}
@@ -163,6 +179,8 @@ def _of_domain(error: ChatportError) -> Fault:
     status = next(STATUS[kind] for kind in type(error).__mro__ if kind in STATUS)
     field = error.field if isinstance(error, errors.InvalidField) else None
     fault = _fault(status, error.code, str(error), field)
+    if isinstance(error, errors.InvalidApiKey):
+        fault.headers["WWW-Authenticate"] = "Bearer"  # RFC 9110 asks for it, 15.5.2
     if error.may_be_billed or isinstance(error, NO_RETRY):
         fault.headers["x-should-retry"] = "false"
     elif error.retry_after_seconds is not None:

@@ -2,18 +2,24 @@
 
 import secrets
 from collections.abc import Callable
+from functools import partial
 
 from flask import Flask, Response, g, json, request
 from flask.json.provider import DefaultJSONProvider
+from werkzeug.middleware.proxy_fix import ProxyFix
 
+from chatport.domain.callers import ANONYMOUS, Caller, Role
 from chatport.domain.chat import ChatService
+from chatport.domain.errors import InvalidApiKey, NotPermitted
 
-from . import completion_api, conversations_api, docs_api, openai_api, ops_api
+from . import admin_api, completion_api, conversations_api, docs_api, openai_api, ops_api
 from .access_log import AccessLine
+from .admin import Admin
 from .faults import fault_of, openai_answer, seed_body
 from .idempotency import mark_replayed
 from .limit_headers import limit_headers
 from .request_body import MAX_BODY_BYTES
+from .routes import Access, access_of
 
 HEADERS = {
     "Cache-Control": "no-store",
@@ -22,6 +28,15 @@ HEADERS = {
     "Referrer-Policy": "no-referrer",
 }
 """On every answer: nothing here is a page, and nothing may be kept by a browser or a proxy."""
+
+
+Authenticate = Callable[[str | None, str], Caller]
+"""Takes the header Authorization, if there is one, and the address; returns who is asking."""
+
+
+def everybody(_authorization: str | None, _address: str) -> Caller:
+    """Let everybody in: for tests, and for hosts that keep strangers out themselves."""
+    return ANONYMOUS
 
 
 class _JSON(DefaultJSONProvider):
@@ -35,25 +50,36 @@ def create_app(
     service: ChatService,
     ready: Callable[[], dict[str, str]],
     *,
+    authenticate: Authenticate = everybody,
+    admin: Admin | None = None,
     max_body_bytes: int = MAX_BODY_BYTES,
+    proxy_hops: int = 0,
 ) -> Flask:
     """Return the application around a service.
 
     Args:
         service: Answers the prompts.
         ready: Says of each part that it is `ok`, or raises a ChatportError.
+        authenticate: Says who is asking, or raises a ChatportError.
+        admin: What the routes for admins work with; None for none of these routes.
         max_body_bytes: The largest request.
+        proxy_hops: How many proxies in front are trusted to tell a client's address.
     """
     app = Flask(__name__, static_folder=None)
     app.config.update(MAX_CONTENT_LENGTH=max_body_bytes, PROVIDE_AUTOMATIC_OPTIONS=False)
     app.url_map.merge_slashes = False
     app.json = _JSON(app)
+    if proxy_hops:
+        app.wsgi_app = ProxyFix(app.wsgi_app, x_for=proxy_hops, x_proto=0)  # type: ignore[method-assign]  # Flask's documented way
     app.before_request(_begin)
+    app.before_request(partial(_let_in, authenticate))
     app.after_request(_finish)
     app.register_error_handler(Exception, _answer_error)
     app.register_blueprint(completion_api.blueprint(service))
     app.register_blueprint(openai_api.blueprint(service))
     app.register_blueprint(conversations_api.blueprint(service))
+    if admin is not None:
+        app.register_blueprint(admin_api.blueprint(admin))
     app.register_blueprint(ops_api.blueprint(ready))
     app.register_blueprint(docs_api.blueprint())
     return app
@@ -61,6 +87,22 @@ def create_app(
 
 def _begin() -> None:
     g.line = AccessLine(secrets.token_hex(16))
+
+
+def _let_in(authenticate: Authenticate) -> None:
+    """Find out who is asking, before anything is read; nobody reaches a route that has no rule."""
+    if request.url_rule is None:
+        return  # there is no such route: Flask says so in a moment
+    access = access_of(request.method, request.url_rule.rule)
+    if access is Access.OPEN:
+        return
+    caller = authenticate(request.headers.get("Authorization"), request.remote_addr or "")
+    g.caller = caller
+    g.line.caller = caller.name
+    if access is Access.ADMIN and caller == ANONYMOUS:
+        raise InvalidApiKey
+    if (access is Access.ADMIN) != (caller.role is Role.ADMIN):
+        raise NotPermitted
 
 
 def _finish(response: Response) -> Response:
@@ -83,6 +125,6 @@ def _answer_error(error: Exception) -> Response:
     else:
         response.status_code, response.data = openai_answer(error, fault)
     response.headers.update(fault.headers)
-    response.headers.update(limit_headers(getattr(error, "allowance", None)))
+    response.headers.update(limit_headers(getattr(error, "allowances", ())))
     mark_replayed(response, replayed=getattr(error, "replayed", False))
     return response

@@ -1,17 +1,22 @@
 """OpenAI's rate limit headers, since its clients read them."""
 
+from collections.abc import Sequence
+
 from chatport.domain.allowance import Allowance
+from chatport.domain.rules import Unit
 
 
-def limit_headers(allowance: Allowance | None) -> dict[str, str]:
-    """Return the headers for the limit that is nearest to refusing; none without limits."""
-    if allowance is None:
-        return {}
-    return {
-        "x-ratelimit-limit-requests": str(allowance.charge.limit.amount),
-        "x-ratelimit-remaining-requests": str(allowance.remaining),
-        "x-ratelimit-reset-requests": duration(allowance.reset_seconds),
-    }
+def limit_headers(allowances: Sequence[Allowance]) -> dict[str, str]:
+    """Return the headers for the limits that are nearest to refusing, of requests and of tokens."""
+    headers: dict[str, str] = {}
+    for unit in (Unit.REQUESTS, Unit.TOKENS):
+        counted = [each for each in allowances if each.charge.limit.unit is unit]
+        if counted:
+            nearest = min(counted, key=lambda each: each.remaining)
+            headers[f"x-ratelimit-limit-{unit}"] = str(nearest.charge.limit.amount)
+            headers[f"x-ratelimit-remaining-{unit}"] = str(nearest.remaining)
+            headers[f"x-ratelimit-reset-{unit}"] = duration(nearest.reset_seconds)
+    return headers
 
 
 def duration(seconds: float) -> str:

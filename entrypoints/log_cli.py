@@ -15,8 +15,8 @@ from chatport.domain.model import Exchange, LogQuery, State
 from chatport.domain.ports import ConversationStore
 
 from .cli_exits import EXIT_FAILED, EXIT_SETTINGS, faults_end_the_program, load_settings, stop
+from .exchange_json import encode
 from .terminal import one_line, printable_text, table
-from .whole_exchange import request_of, response_of
 
 PAGE = 500
 Decorator = Callable[[Callable[..., None]], Callable[..., None]]
@@ -113,46 +113,6 @@ def export(output: TextIO, **filters: Any) -> None:
                 output.write(json.dumps(encode(exchange), ensure_ascii=False) + "\n")
                 bar.update(exchange.number - done)
                 done = exchange.number
-
-
-def encode(exchange: Exchange) -> dict[str, Any]:
-    """Return the exchange for machines: times in ISO 8601, null for what is not there.
-
-    Flat, but for the request and the response of an exchange that was passed on.
-    """
-    usage = exchange.usage
-    return {
-        "id": exchange.id,
-        "number": exchange.number,
-        "caller": exchange.caller,
-        "user_id": exchange.user_id,
-        "state": exchange.state.value,
-        "route": exchange.route,
-        "model": exchange.model,
-        "prompt": exchange.prompt,
-        "reply": exchange.reply,
-        "sanitized": exchange.sanitized,
-        "context_from": exchange.context_from,
-        "finish_reason": exchange.finish_reason,
-        "prompt_tokens": usage.prompt_tokens if usage else None,
-        "completion_tokens": usage.completion_tokens if usage else None,
-        "tokens_estimated": usage.estimated if usage else None,
-        "error_code": exchange.error_code,
-        "upstream_status": exchange.upstream_status,
-        "upstream_request_id": exchange.upstream_request_id,
-        "attempts": exchange.attempts,
-        "idempotency_key": exchange.idempotency_key,
-        "started_at": exchange.started_at.isoformat(),
-        "finished_at": exchange.finished_at.isoformat() if exchange.finished_at else None,
-        **_passed_on(exchange),
-    }
-
-
-def _passed_on(exchange: Exchange) -> dict[str, Any]:
-    """Return request and response of an exchange that was passed on."""
-    if exchange.request is None:
-        return {}
-    return {"request": request_of(exchange.request), "response": response_of(exchange)}
 
 
 @contextmanager

@@ -7,7 +7,7 @@ from typing import Any
 from flask import Blueprint, Response, g, request
 
 from chatport.domain.chat import ChatService
-from chatport.domain.model import ANONYMOUS, ChatRequest
+from chatport.domain.model import ChatRequest
 from chatport.domain.stream import ChatStream
 
 from . import openai_stream, sse
@@ -27,10 +27,12 @@ def blueprint(service: ChatService) -> Blueprint:
     @api.post(CHAT_COMPLETIONS)
     def chat_completions() -> Response:
         body = body_bytes()
-        asked = read(body, partial(service.pseudonym, ANONYMOUS))
+        pseudonym = partial(service.pseudonym, g.caller.name)
+        asked = read(body, pseudonym, service.max_output_tokens)
         chat = ChatRequest(
             prompt=asked.prompt,
             user_id=asked.user_id,
+            caller=g.caller,
             route=CHAT_COMPLETIONS,
             request_id=g.line.request_id,
             relay=asked.relay,
@@ -42,17 +44,17 @@ def blueprint(service: ChatService) -> Blueprint:
         reply = service.reply(chat)
         g.line.request_id = reply.exchange_id
         answer = Response(reply.answer, mimetype="application/json")
-        answer.headers.update(limit_headers(reply.allowance))
+        answer.headers.update(limit_headers(reply.allowances))
         mark_replayed(answer, replayed=reply.replayed)
         return answer
 
     @api.get("/v1/models")
     def list_models() -> dict[str, Any]:
-        return {"object": "list", "data": [card.facts for card in service.models.cards()]}
+        return {"object": "list", "data": [card.facts for card in service.models.cards(g.caller)]}
 
     @api.get("/v1/models/<path:model>")
     def retrieve_model(model: str) -> dict[str, Any]:
-        return dict(service.models.card(model).facts)
+        return dict(service.models.card(model, g.caller).facts)
 
     return api
 

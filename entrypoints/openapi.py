@@ -11,10 +11,12 @@ from pydantic.json_schema import GenerateJsonSchema, models_json_schema
 
 from chatport.domain.errors import ChatportError
 
+from .documented_headers import HEADERS, LIMIT_HEADERS, headers_of
 from .faults import STATUS
 from .free_form import free_form, opened
-from .routes import ROUTES, Route
-from .wire import ChatCompletionBody, Message, StreamOptions
+from .route import Access, Route
+from .routes import ROUTES
+from .wire import ChatCompletionBody, ClosedQuery, Message, StreamOptions
 
 Schema = dict[str, Any]
 Codes = dict[str, str]
@@ -45,50 +47,26 @@ BODY_CODES: dict[int, Codes] = {
 }
 """What is wrong with a body before its fields are looked at."""
 
-CLOSED: Codes = {"unknown_field": "The body has a field that the route does not know."}
+CLOSED: Codes = {"unknown_field": "The body or the query has a field that the route does not know."}
 OPEN: Codes = {"forbidden_field": "The body has a field that chatport does not pass on."}
 
 STOPPING: Codes = {"server_shutdown": "The server is stopping; ask again in a moment."}
 
 PROVIDERS_WORD = "The provider's own code, for what is wrong in its protocol."
 
-HEADERS: dict[str, Schema] = {
-    "X-Request-Id": {
-        "description": "The id of the request, and of its exchange in the log.",
-        "required": True,
-        "schema": {"type": "string", "pattern": "^[0-9a-f]{32}$"},
-    },
-    "Retry-After": {
-        "description": "After so many seconds, trying again can help.",
-        "schema": {"type": "integer", "minimum": 1},
-    },
-    "retry-after-ms": {
-        "description": "The same in milliseconds; OpenAI's clients read it first.",
-        "schema": {"type": "integer", "minimum": 1},
-    },
-    "x-should-retry": {
-        "description": "Trying again cannot help, or may be billed twice.",
-        "schema": {"type": "string", "enum": ["false"]},
-    },
-    "Idempotency-Replayed": {
-        "description": "This is the first answer again; the provider was not asked.",
-        "schema": {"type": "string", "enum": ["true"]},
-    },
-    "x-ratelimit-limit-requests": {
-        "description": "How many requests the limit allows that is nearest to refusing.",
-        "schema": {"type": "integer", "minimum": 1},
-    },
-    "x-ratelimit-remaining-requests": {
-        "description": "How many of them are left.",
-        "schema": {"type": "integer", "minimum": 0},
-    },
-    "x-ratelimit-reset-requests": {
-        "description": "Until one more is allowed: `12ms`, `1s`, `6m0s`, `1h0m0s`.",
-        "schema": {"type": "string", "pattern": "^([0-9]+h)?([0-9]+m)?([0-9]+s|[0-9]+ms)$"},
-    },
+SCHEME: Schema = {
+    "type": "http",
+    "scheme": "bearer",
+    "bearerFormat": "cp_<id>_<secret>",
+    "description": "A key of chatport's: `chatport keys create NAME` makes the first, and from"
+    " then on callers need one. Admins always do, and their keys open nothing else.",
 }
-RETRY_HEADERS = ("Retry-After", "retry-after-ms", "x-should-retry")
-LIMIT_HEADERS = tuple(name for name in HEADERS if name.startswith("x-ratelimit"))
+SECURITY: dict[Access, list[Schema]] = {
+    Access.OPEN: [],
+    Access.CALLER: [{"bearer": []}, {}],
+    Access.ADMIN: [{"bearer": []}],
+}
+"""Two choices for callers: without any keys the service is open."""
 
 
 def document() -> Schema:
@@ -107,7 +85,11 @@ def document() -> Schema:
         },
         "tags": [{"name": name} for name in dict.fromkeys(route.group for route in ROUTES)],
         "paths": paths,
-        "components": {"schemas": schemas, "headers": HEADERS},
+        "components": {
+            "schemas": schemas,
+            "headers": HEADERS,
+            "securitySchemes": {"bearer": SCHEME},
+        },
     }
 
 
@@ -135,7 +117,7 @@ def _schemas() -> dict[str, Schema]:
     )
     schemas: dict[str, Schema] = made["$defs"]
     for schema in schemas.values():
-        del schema["title"]
+        schema.pop("title", None)
         schema["description"] = schema.get("description", "").split("\n\n")[0]
     for record in PASSED_ON:
         schemas[record.__name__].update(opened(schemas[record.__name__]["properties"]))
@@ -152,6 +134,7 @@ def _operation(route: Route) -> Schema:
         "tags": [route.group],
         "summary": route.summary,
         "description": route.text,
+        "security": SECURITY[route.access],
     }
     if parameters := list(_parameters(route)):
         operation["parameters"] = parameters
@@ -226,9 +209,11 @@ def _codes(route: Route) -> dict[int, Codes]:
         for status, of_body in BODY_CODES.items():
             codes[int(status)] = dict(of_body)
         codes[400] |= OPEN if route.body in PASSED_ON else CLOSED
+    if route.query is not None and issubclass(route.query, ClosedQuery):
+        codes[400] = dict(CLOSED)
     if route.path_values:
         codes[404] = {"not_found": "There is no such route."}
-    for kind in route.faults:
+    for kind in route.all_faults():
         codes.setdefault(STATUS[kind], {}).setdefault(kind.code, _meaning(kind))
     return codes
 
@@ -241,10 +226,9 @@ def _error(route: Route, status: int, codes: Codes) -> Schema:
     schema = _with_codes(route.error, codes, others=status in route.passed_on)
     if status == HTTPStatus.SERVICE_UNAVAILABLE and route.unready is not None:
         schema = {"anyOf": [_ref(route.unready), schema]}
-    retry = status == HTTPStatus.CONFLICT or status >= HTTPStatus.TOO_MANY_REQUESTS
     return {
         "description": HTTPStatus(status).phrase + ".",
-        "headers": _headers(route, *(RETRY_HEADERS if retry else ())),
+        "headers": _headers(route, *headers_of(status)),
         "content": {"application/json": {"schema": schema}},
     }
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from chatport.domain.history import utf8_size
 from chatport.domain.model import USER_ID
 from chatport.domain.relay import Relay, RequestText
 from chatport.domain.text import is_storable
@@ -28,6 +29,13 @@ NUL = re.compile(r"(?<!\\)(?:\\\\)*\\u0000")
 SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 
 USER_FIELDS = ("safety_identifier", "user")
+
+OUTPUT_FIELDS = ("max_completion_tokens", "max_tokens")
+"""How long one answer may get; the first is OpenAI's newer word."""
+
+DATA_URL = re.compile(r'"data:[^"]*"')
+IMAGE_BYTES = 10_000
+"""Of text, that cost as many tokens as an image: some 2,500 for OpenAI's models, at most."""
 
 Pseudonym = Callable[[str], str]
 """Returns what stands for a user id before the provider."""
@@ -51,8 +59,13 @@ class RelayedRequest:
     wants_usage: bool
 
 
-def read(body: bytes, pseudonym: Pseudonym) -> RelayedRequest:
+def read(body: bytes, pseudonym: Pseudonym, max_output_tokens: int | None = None) -> RelayedRequest:
     """Check a request's body, and change in it what the provider must not or must be told.
+
+    Args:
+        body: As it came.
+        pseudonym: Stands for the user before the provider.
+        max_output_tokens: Of all answers to a request that sets no bound itself; None for none.
 
     Raises:
         BadRequest: A field that chatport reads is wrong, or one is there that may not be.
@@ -71,11 +84,17 @@ def read(body: bytes, pseudonym: Pseudonym) -> RelayedRequest:
         changes = {name: stand_in for name in USER_FIELDS if asked.value.get(name)}
     if fields.stream and not wants_usage:
         changes["stream_options"] = _with_usage(asked)
+    max_tokens = _max_tokens(asked.value)
+    if max_output_tokens is not None and max_tokens is None:
+        max_tokens = max_output_tokens
+        changes[OUTPUT_FIELDS[0]] = str(max(1, max_tokens // _answers(asked.value)))
     return RelayedRequest(
         relay=Relay(
             model=fields.model,
             body=asked.changed(changes).encode(),
             text=_text(asked),
+            size=_size(asked.text),
+            max_tokens=max_tokens,
         ),
         prompt=_said_last(asked.value["messages"][-1]),
         user_id=user_id,
@@ -135,6 +154,24 @@ def _text(asked: JSONObject) -> RequestText:
         messages=[asked.text[start:end] for start, end in items],
         parameters=asked.changed({"messages": "[]"}),
     )
+
+
+def _max_tokens(asked: Mapping[str, Any]) -> int | None:
+    """Return how long all answers together may get, if the client says so in a way we know."""
+    named = [asked.get(name) for name in OUTPUT_FIELDS]
+    most = next((each for each in named if type(each) is int and each > 0), None)
+    return None if most is None else most * _answers(asked)
+
+
+def _answers(asked: Mapping[str, Any]) -> int:
+    wanted = asked.get("n")
+    return wanted if type(wanted) is int and wanted > 0 else 1
+
+
+def _size(text: str) -> int:
+    """Return how much the model reads, in bytes; an image costs the same however large it is."""
+    images = [len(found) for found in DATA_URL.findall(text)] if '"data:' in text else []
+    return utf8_size(text) - sum(images) + IMAGE_BYTES * len(images)
 
 
 def _said_last(message: Mapping[str, Any]) -> str:

@@ -1,37 +1,31 @@
 """The table of all routes, as `/openapi.json` and the documentation page show them."""
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
-from typing import Any
-
-from pydantic import BaseModel
+import re
+from functools import cache
 
 from chatport.domain import errors
-from chatport.domain.errors import ChatportError
 
 from . import answers, wire
-from .faults import STATUS
+from .admin_routes import ADMIN_ROUTES
+from .route import STORAGE, Access, Kinds, Route, tree
 
-Kinds = tuple[type[ChatportError], ...]
+__all__ = ["ROUTES", "Access", "access_of"]
+
 PLAIN_TEXT = {"type": "string"}
-
-
-def _tree(root: type[ChatportError]) -> Iterator[type[ChatportError]]:
-    """Yield an error and all that are special cases of it."""
-    return (kind for kind in STATUS if issubclass(kind, root))
-
+RULE_VALUE = re.compile(r"<(?:\w+:)?(\w+)>")
+"""A name in a path, as Flask writes it."""
 
 IDEMPOTENCY: Kinds = (
     errors.InvalidIdempotencyKey,
     errors.IdempotencyInProgress,
     errors.IdempotencyKeyReused,
 )
-STORAGE: Kinds = tuple(_tree(errors.StorageUnavailable))
-UPSTREAM: Kinds = tuple(_tree(errors.UpstreamError))
+UPSTREAM: Kinds = tuple(tree(errors.UpstreamError))
 COMPLETION: Kinds = (
     errors.InvalidField,
     errors.InvalidUnicode,
-    errors.RateLimited,
+    errors.ModelNotPriced,
+    *tree(errors.Refused),
     errors.ExchangeLost,
     errors.ContentFiltered,
     errors.ContextLengthExceeded,
@@ -39,48 +33,6 @@ COMPLETION: Kinds = (
     *STORAGE,
     *UPSTREAM,
 )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Route:
-    """One route.
-
-    Attributes:
-        name: The name of the operation, for generated clients.
-        text: What there is to know beyond the summary.
-        path_values: The names in the path, each with its schema.
-        query: What it reads from the query string.
-        body: What it reads from the body.
-        example: A body, for trying it out.
-        answer: What a good answer holds: a record, or a schema where it is no JSON of ours.
-        content_type: Of the good answer.
-        events: Of a streamed answer: the name of each event, and the record or the text in it.
-        passed_on: The statuses with which a provider's own error may come.
-        unready: The answer while the service should not be asked.
-        error: How errors are written.
-        faults: What can go wrong, beyond what can on every route.
-        limited: It counts against the limits.
-    """
-
-    method: str
-    path: str
-    name: str
-    group: str
-    summary: str
-    text: str
-    path_values: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    query: type[BaseModel] | None = None
-    body: type[BaseModel] | None = None
-    example: Mapping[str, Any] | None = None
-    answer: type[BaseModel] | Mapping[str, Any]
-    content_type: str = "application/json"
-    events: tuple[tuple[str, type[BaseModel] | str], ...] = ()
-    passed_on: tuple[int, ...] = ()
-    unready: type[BaseModel] | None = None
-    error: type[BaseModel] = answers.Error
-    faults: Kinds = ()
-    limited: bool = False
-
 
 USER_IN_PATH = {
     "user_id": {"type": "string", "pattern": wire.USER_ID_PATTERN, "examples": ["ada"]},
@@ -93,10 +45,11 @@ SEND_AGAIN = (
 )
 """No parameter of the document: a key is not to be made up anew, nor to be used for two bodies."""
 
-ROUTES = (
+ROUTES: tuple[Route, ...] = (
     Route(
         method="post",
         path="/openai-completion",
+        access=Access.CALLER,
         name="complete",
         group="Chat",
         summary="Answer a prompt, and continue the user's conversation",
@@ -121,6 +74,7 @@ ROUTES = (
     Route(
         method="post",
         path="/v1/chat/completions",
+        access=Access.CALLER,
         name="createChatCompletion",
         group="OpenAI's wire",
         summary="Answer a conversation in OpenAI's protocol",
@@ -145,6 +99,7 @@ ROUTES = (
     Route(
         method="get",
         path="/v1/models",
+        access=Access.CALLER,
         name="listModels",
         group="OpenAI's wire",
         summary="List the models",
@@ -155,6 +110,7 @@ ROUTES = (
     Route(
         method="get",
         path="/v1/models/{model}",
+        access=Access.CALLER,
         name="retrieveModel",
         group="OpenAI's wire",
         summary="Describe a model",
@@ -166,6 +122,7 @@ ROUTES = (
     Route(
         method="get",
         path="/conversations/{user_id}",
+        access=Access.CALLER,
         name="readConversation",
         group="Conversations",
         summary="Read a conversation",
@@ -178,6 +135,7 @@ ROUTES = (
     Route(
         method="delete",
         path="/conversations/{user_id}",
+        access=Access.CALLER,
         name="eraseConversation",
         group="Conversations",
         summary="Erase a conversation for good",
@@ -186,9 +144,11 @@ ROUTES = (
         answer=answers.Erased,
         faults=(errors.InvalidUserId, *STORAGE),
     ),
+    *ADMIN_ROUTES,
     Route(
         method="get",
         path="/healthz",
+        access=Access.OPEN,
         name="health",
         group="Operations",
         summary="Say that the process lives",
@@ -198,6 +158,7 @@ ROUTES = (
     Route(
         method="get",
         path="/readyz",
+        access=Access.OPEN,
         name="readiness",
         group="Operations",
         summary="Say whether the service can be asked",
@@ -208,6 +169,7 @@ ROUTES = (
     Route(
         method="get",
         path="/openapi.json",
+        access=Access.OPEN,
         name="document",
         group="Documentation",
         summary="Describe all routes in OpenAPI 3.1",
@@ -217,6 +179,7 @@ ROUTES = (
     Route(
         method="get",
         path="/docs",
+        access=Access.OPEN,
         name="page",
         group="Documentation",
         summary="Show the documentation as a page",
@@ -227,6 +190,7 @@ ROUTES = (
     Route(
         method="get",
         path="/docs.css",
+        access=Access.OPEN,
         name="stylesheet",
         group="Documentation",
         summary="Style the page",
@@ -236,3 +200,16 @@ ROUTES = (
     ),
 )
 """A test holds it against the routes that there are."""
+
+
+@cache
+def access_of(method: str, rule: str) -> Access:
+    """Return who may use a route; of one that the table does not know, admins.
+
+    Args:
+        method: As a request has it; HEAD is as GET.
+        rule: The path, as Flask writes it: `/conversations/<user_id>`.
+    """
+    wanted = ("get" if method == "HEAD" else method.lower(), RULE_VALUE.sub(r"{\1}", rule))
+    found = (route.access for route in ROUTES if (route.method, route.path) == wanted)
+    return next(found, Access.ADMIN)

@@ -13,10 +13,17 @@ import os
 import socket
 import sys
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import TYPE_CHECKING
 
 from .settings import Settings
+
+if TYPE_CHECKING:
+    from flask import Flask
+
+    from .wiring import Parts
 
 logger = logging.getLogger(__name__)
 
@@ -49,7 +56,14 @@ class Serving:
     port: int
     workers: int
     offline: bool
-    insecure_open: bool
+
+    @property
+    def loopback(self) -> bool:
+        """Return whether only this machine can reach it."""
+        try:
+            return ipaddress.ip_address(self.host).is_loopback
+        except ValueError:
+            return self.host == "localhost"
 
 
 def serve(settings: Settings, serving: Serving) -> None:
@@ -65,16 +79,17 @@ def serve(settings: Settings, serving: Serving) -> None:
         _serve_with_gunicorn(settings, serving)
 
 
-def check_address(serving: Serving) -> None:
+def check_address(settings: Settings, serving: Serving) -> None:
     """Return if the server may and can listen there.
 
     Raises:
-        CannotServe: The address is not loopback, or is taken.
+        CannotServe: The address is not loopback and there is no key yet, or it is taken.
+        StorageUnavailable: The keys cannot be read.
     """
-    if not (_is_loopback(serving.host) or serving.insecure_open):
+    if not serving.loopback and not _has_callers(settings):
         raise CannotServe(
-            f"{serving.host} can be reached from other machines, and chatport has no keys yet"
-            " that would keep strangers out. Bind 127.0.0.1, or add --insecure-open."
+            f"{serving.host} can be reached from other machines, and there is no key yet that"
+            " would keep strangers out. Make one with: chatport keys create NAME"
         )
     family = socket.AF_INET6 if ":" in serving.host else socket.AF_INET
     with socket.socket(family) as probe:
@@ -89,23 +104,39 @@ def check_address(serving: Serving) -> None:
             ) from None
 
 
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
+def _has_callers(settings: Settings) -> bool:
+    from chatport.adapters import PeeweeKeys, SqliteSession  # noqa: PLC0415  # loopback needs none
+
+    if settings.database is None or not settings.database.exists():
+        return False
+    with closing(SqliteSession(settings.database)) as session:
+        return not PeeweeKeys(session).is_empty()
+
+
+def application(settings: Settings, parts: "Parts") -> "Flask":
+    """Return the application around the parts."""
+    from .flask_app import create_app  # noqa: PLC0415  # only what serves imports it
+
+    return create_app(
+        parts.service,
+        parts.ready,
+        authenticate=parts.doorkeeper.authenticate,
+        admin=parts.admin,
+        max_body_bytes=settings.max_body_bytes,
+        proxy_hops=settings.proxy_hops,
+    )
 
 
 def _serve_with_waitress(settings: Settings, serving: Serving) -> None:
     import waitress  # noqa: PLC0415  # installed on Windows only
 
-    from .flask_app import create_app  # noqa: PLC0415  # only what serves imports it
-    from .wiring import Place, assembled  # noqa: PLC0415
+    from .wiring import Place, assembled  # noqa: PLC0415  # only what serves imports it
 
-    with assembled(settings, Place(offline=serving.offline)) as parts:
+    place = Place(offline=serving.offline, loopback=serving.loopback)
+    with assembled(settings, place) as parts:
         parts.store.recover(datetime.now(UTC))
         waitress.serve(
-            create_app(parts.service, parts.ready, max_body_bytes=settings.max_body_bytes),
+            application(settings, parts),
             host=serving.host,
             port=serving.port,
             threads=WAITRESS_THREADS,
@@ -120,12 +151,16 @@ def _serve_with_gunicorn(settings: Settings, serving: Serving) -> None:
     sys.setswitchinterval(SWITCH_SECONDS)
     from chatport.adapters import WindowTable  # noqa: PLC0415
 
-    from .flask_app import create_app  # noqa: PLC0415
     from .gevent_worker import Server  # noqa: PLC0415
     from .wiring import Place, assembled  # noqa: PLC0415
 
     _allow_connections()
-    place = Place(offline=serving.offline, table=WindowTable(), offload=_offload)
+    place = Place(
+        offline=serving.offline,
+        table=WindowTable(),
+        offload=_offload,
+        loopback=serving.loopback,
+    )
     with assembled(settings, place) as parts:
         parts.store.recover(datetime.now(UTC))
         parts.store.close()  # each worker opens the file for itself
@@ -141,8 +176,7 @@ def _serve_with_gunicorn(settings: Settings, serving: Serving) -> None:
             # A worker that replaces a killed one closes what that one left open.
             "post_worker_init": lambda _worker: parts.store.recover(datetime.now(UTC)),
         }
-        app = create_app(parts.service, parts.ready, max_body_bytes=settings.max_body_bytes)
-        server = Server(app, options)
+        server = Server(application(settings, parts), options)
         gc.freeze()  # what was imported is for ever: workers share it, and need not look it over
         gc.set_threshold(GARBAGE_THRESHOLD)
         server.run()

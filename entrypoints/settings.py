@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from chatport.domain.allowance import Limit
 from chatport.domain.chat import MAX_PROMPT_BYTES
 from chatport.domain.history import HistoryBounds
+from chatport.domain.rules import Budget, InFlight, Limit, parse_budgets, parse_limits
 
 PASSWORD_IN_URL = re.compile("//.*@")
 OURS = "CHATPORT_"
@@ -93,15 +93,6 @@ def _database(value: str) -> Path | None:
     return Path(path)
 
 
-def _limits(value: str) -> tuple[Limit, ...]:
-    from chatport.adapters.limits_counter import parse_limits  # noqa: PLC0415  # 60 ms for `limits`
-
-    try:
-        return parse_limits(value)
-    except ValueError:
-        raise ValueError("must be limits such as 20/minute;500/day, or empty for none") from None
-
-
 def _limit_store(value: str) -> str:
     if value != "memory:":
         raise ValueError("must be memory:, which all processes of one server share")
@@ -112,6 +103,18 @@ def _count(value: str) -> int:
     if not value.isascii() or not value.isdigit() or len(value) > MAX_DIGITS or int(value) < 1:
         raise ValueError("must be a whole number from 1")
     return int(value)
+
+
+def _count_or_none(value: str) -> int | None:
+    return _count(value) if value else None
+
+
+def _hops(value: str) -> int:
+    return 0 if value == "0" else _count(value)
+
+
+def _file_or_none(value: str) -> Path | None:
+    return Path(value) if value else None
 
 
 def _prompt_bytes(value: str) -> int:
@@ -155,14 +158,44 @@ class Settings:
     database: Path | None = _setting(
         "CHATPORT_DATABASE", _database, "sqlite:///chatport.db", "`sqlite:///FILE` or `memory:`"
     )
-    user_limit: tuple[Limit, ...] = _setting(
-        "CHATPORT_USER_LIMIT", _limits, "20/minute;500/day", "requests of one user; empty: no limit"
+    user_limit: tuple[Limit | InFlight, ...] = _setting(
+        "CHATPORT_USER_LIMIT", parse_limits, "20/minute;500/day", "of each user; empty: none"
     )
-    total_limit: tuple[Limit, ...] = _setting(
-        "CHATPORT_TOTAL_LIMIT", _limits, "300/minute", "requests of all users; empty: no limit"
+    caller_limit: tuple[Limit | InFlight, ...] = _setting(
+        "CHATPORT_CALLER_LIMIT", parse_limits, "", "of each caller that has no limit of its own"
+    )
+    total_limit: tuple[Limit | InFlight, ...] = _setting(
+        "CHATPORT_TOTAL_LIMIT", parse_limits, "300/minute", "of all together; empty: none"
+    )
+    user_budget: tuple[Budget, ...] = _setting(
+        "CHATPORT_USER_BUDGET",
+        parse_budgets,
+        "",
+        "of each user, such as `0.50 USD/day; 2000000 tokens/month`; empty: none",
+    )
+    caller_budget: tuple[Budget, ...] = _setting(
+        "CHATPORT_CALLER_BUDGET", parse_budgets, "", "of each caller that has none of its own"
+    )
+    total_budget: tuple[Budget, ...] = _setting(
+        "CHATPORT_TOTAL_BUDGET", parse_budgets, "", "of all together"
+    )
+    max_output_tokens: int | None = _setting(
+        "CHATPORT_MAX_OUTPUT_TOKENS",
+        _count_or_none,
+        "",
+        "the longest answer, which is what budgets reserve; empty: no bound, 4096 are reserved",
+    )
+    prices: Path | None = _setting(
+        "CHATPORT_PRICES", _file_or_none, "", "a TOML file with prices of your own models"
     )
     limit_store: str = _setting(
-        "CHATPORT_LIMIT_STORE", _limit_store, "memory:", "where requests are counted"
+        "CHATPORT_LIMIT_STORE", _limit_store, "memory:", "where limits are counted"
+    )
+    proxy_hops: int = _setting(
+        "CHATPORT_PROXY_HOPS",
+        _hops,
+        "0",
+        "how many proxies before this server add to `X-Forwarded-For`, which is believed so far",
     )
     system_prompt: str = _setting(
         "CHATPORT_SYSTEM_PROMPT", _text, "", "goes first in every call; empty: none"

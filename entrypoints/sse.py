@@ -34,7 +34,7 @@ def answer(
     g.line.request_id = stream.exchange_id
     response = Response(with_error(events, g.line, error_event), content_type="text/event-stream")
     response.headers["X-Accel-Buffering"] = "no"  # tells nginx to pass each event on at once
-    response.headers.update(limit_headers(stream.allowance))
+    response.headers.update(limit_headers(stream.allowances))
     mark_replayed(response, replayed=stream.replayed)
     response.call_on_close(stream.close)
     return response

@@ -4,7 +4,7 @@ Each takes exactly what its schema describes. Where standards differ, as on what
 the schema lists the characters.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Annotated, Any, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, FailFast, Field, ValidationError
@@ -12,6 +12,7 @@ from pydantic_core import ErrorDetails, PydanticCustomError
 from typing_extensions import TypedDict
 
 from chatport.domain.model import USER_ID
+from chatport.domain.rules import BUDGETS, LIMITS
 from chatport.domain.text import is_storable
 
 from .faults import BadRequest
@@ -27,7 +28,6 @@ BLANK = r"\u0009-\u000d\u001c-\u0020\u0085\u00a0\u1680\u2000-\u200a\u2028\u2029\
 """What `str.isspace` means; `\\s` in JSON Schema's dialect, ECMA-262, is another set."""
 
 INVALID_UNICODE = ("invalid_unicode", "holds a NUL or half a surrogate pair")
-WHOLE_NUMBER = ("invalid_field", "must be a whole number from 1")
 PROBLEMS = {
     "missing": ("invalid_field", "is missing"),
     "string_type": ("invalid_field", "must be a string"),
@@ -36,14 +36,26 @@ PROBLEMS = {
     "string_unicode": INVALID_UNICODE,
     "unstorable": INVALID_UNICODE,
     "user_id": ("invalid_user_id", "must be 1 to 128 of the characters A-Z a-z 0-9 . _ @ : -"),
+    "caller_name": (
+        "invalid_field",
+        "must be 1 to 64 of the characters A-Z a-z 0-9 . _ -, and begin with a letter or digit",
+    ),
+    "model_name": ("invalid_field", "must be printable ASCII, without commas or spaces around it"),
+    "limits": ("invalid_field", f"{LIMITS}, in lower case"),
+    "budgets": ("invalid_field", BUDGETS),
+    "day": ("invalid_field", "must be a day such as 2026-11-23"),
+    "literal_error": ("invalid_field", "must be {expected}"),
+    "string_too_long": ("invalid_field", "must have at most {max_length} characters"),
+    "too_long": ("invalid_field", "must have at most {max_length} items"),
+    "int_type": ("invalid_field", "must be a whole number"),
     "bool_type": ("invalid_field", "must be true or false"),
     "list_type": ("invalid_field", "must be an array"),
     "too_short": ("invalid_field", "must not be empty"),
     "too_many": ("invalid_field", "has too many items"),
     "dict_type": ("invalid_field", "must be an object"),
     "model_type": ("invalid_field", "must be an object"),
-    "whole_number": WHOLE_NUMBER,
-    "greater_than_equal": WHOLE_NUMBER,
+    "whole_number": ("invalid_field", "must be a whole number from {ge}"),
+    "greater_than_equal": ("invalid_field", "must be a whole number from {ge}"),
     "less_than_equal": ("invalid_field", "must be at most {le}"),
 }
 """Code and sentence for what pydantic, or a check of ours, finds wrong with a field."""
@@ -67,15 +79,26 @@ def _check_number(messages: Any) -> Any:
     return messages
 
 
-def _whole_number(text: str) -> int:
-    if not (text.isascii() and text.isdigit() and len(text) <= MAX_DIGITS):
-        raise PydanticCustomError("whole_number", "")
-    return int(text)
+def whole_number_from(least: int) -> Callable[[str], int]:
+    """Return what reads a number in a query string, of which there is none below the least."""
+
+    def whole_number(text: str) -> int:
+        if not (text.isascii() and text.isdigit() and len(text) <= MAX_DIGITS):
+            raise PydanticCustomError("whole_number", "", {"ge": least})
+        return int(text)
+
+    return whole_number
 
 
-def _no_default(schema: dict[str, Any]) -> None:
+def no_default(schema: dict[str, Any]) -> None:
     """Leave a default out of the schema that only stands for a field that is not there."""
     del schema["default"]
+
+
+def left_out(schema: dict[str, Any]) -> None:
+    """Leave null out of the schema too: in a query string there is none."""
+    no_default(schema)
+    schema.update(schema.pop("anyOf")[0])
 
 
 USER_ID_PATTERN = f"^{USER_ID.pattern}$"
@@ -105,9 +128,15 @@ class CompletionBody(BaseModel):
         default="",
         description="Names the user and continues the chat. Left out, the server makes an "
         "unguessable one and returns it.",
-        json_schema_extra=_no_default,
+        json_schema_extra=no_default,
     )
     stream: bool = Field(default=False, description="True for server-sent events.")
+
+
+class ClosedQuery(BaseModel):
+    """A query of these names and no others: a filter with a wrong name would show too much."""
+
+    model_config = ConfigDict(**STRICT, extra="forbid")
 
 
 class PageQuery(BaseModel):
@@ -119,15 +148,15 @@ class PageQuery(BaseModel):
 
     model_config = ConfigDict(**STRICT, extra="ignore")
 
-    before: Annotated[int, Field(ge=1, le=10**MAX_DIGITS - 1), BeforeValidator(_whole_number)] = (
-        Field(
-            default=0,
-            description="The `before` of the page that was read last. Left out, the newest page.",
-            json_schema_extra=_no_default,
-        )
+    before: Annotated[
+        int, Field(ge=1, le=10**MAX_DIGITS - 1), BeforeValidator(whole_number_from(1))
+    ] = Field(
+        default=0,
+        description="The `before` of the page that was read last. Left out, the newest page.",
+        json_schema_extra=no_default,
     )
-    limit: Annotated[int, Field(ge=1, le=LARGEST_PAGE), BeforeValidator(_whole_number)] = Field(
-        default=50, description="Exchanges on a page."
+    limit: Annotated[int, Field(ge=1, le=LARGEST_PAGE), BeforeValidator(whole_number_from(1))] = (
+        Field(default=50, description="Exchanges on a page.")
     )
 
 
@@ -185,7 +214,8 @@ def checked(record: type[Record], values: Mapping[str, Any]) -> Record:
     """
     if record.model_config["extra"] == "forbid" and not values.keys() <= record.model_fields.keys():
         fields = ", ".join(sorted(record.model_fields))
-        message = f"The body has a field that this route does not know; it knows {fields}."
+        part = "query" if issubclass(record, ClosedQuery) else "body"
+        message = f"The {part} has a field that this route does not know; it knows {fields}."
         raise BadRequest("unknown_field", message)
     try:
         return record.model_validate(values)

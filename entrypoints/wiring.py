@@ -3,18 +3,24 @@
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 
 from injector import Injector, Module, provider, singleton
 
-from chatport.adapters import SystemClock, WindowTable, random_id
+from chatport.adapters import SystemClock, WindowTable, random_id, random_key_id, random_secret
+from chatport.domain.admin_ports import KeyStore, UsageLog
 from chatport.domain.chat import ChatService
+from chatport.domain.doorkeeper import Doorkeeper
 from chatport.domain.history import HistoryBounds
+from chatport.domain.keys import Keys
 from chatport.domain.limits import RateLimiter
-from chatport.domain.ports import Clock, ConversationStore, LimitCounter, LLMGateway
+from chatport.domain.ports import Clock, ConversationStore, LimitCounter, LLMGateway, PriceList
 
+from .admin import Admin
 from .settings import Settings
 
 Offload = Callable[[Callable[[], None]], None]
+Ready = Callable[[], dict[str, str]]
 LEASE_MARGIN_SECONDS = 30.0
 """Two waits of 5 s for the database, and spare; see `LEASE_SECONDS` of the domain."""
 
@@ -43,11 +49,13 @@ class Place:
         offline: Answer without a provider.
         table: Counters that several processes share; None for counters of one's own.
         offload: Where blocking work may run; None for the calling thread.
+        loopback: Only this machine can reach it, so that it may be open while there are no keys.
     """
 
     offline: bool = False
     table: WindowTable | None = None
     offload: Offload | None = None
+    loopback: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,16 +64,19 @@ class Parts:
 
     service: ChatService
     store: ConversationStore
-    upstream: str
+    doorkeeper: Doorkeeper
+    admin: Admin
+    ready: Ready
 
-    def ready(self) -> dict[str, str]:
-        """Return the condition of each part.
 
-        Raises:
-            StorageUnavailable: The log cannot be written, so nothing may be asked of us.
-        """
-        self.store.check()
-        return {"store": "ok", "limiter": "ok", "upstream": self.upstream}
+def condition(store: ConversationStore, upstream: str) -> dict[str, str]:
+    """Return the condition of each part.
+
+    Raises:
+        StorageUnavailable: The log cannot be written, so nothing may be asked of us.
+    """
+    store.check()
+    return {"store": "ok", "limiter": "ok", "upstream": upstream}
 
 
 class ServiceModule(Module):
@@ -129,20 +140,75 @@ class ServiceModule(Module):
     @singleton
     def limiter(self, counter: LimitCounter) -> RateLimiter:
         """Return the rate limits."""
+        chosen = self._settings
         return RateLimiter(
-            counter, user=self._settings.user_limit, total=self._settings.total_limit
+            counter,
+            user=[*chosen.user_limit, *chosen.user_budget],
+            caller=[*chosen.caller_limit, *chosen.caller_budget],
+            total=[*chosen.total_limit, *chosen.total_budget],
+        )
+
+    @provider
+    @singleton
+    def prices(self) -> PriceList:
+        """Return what the models cost."""
+        if self._place.offline:
+            from chatport.adapters import FreeOfCharge  # noqa: PLC0415  # only what is chosen is imported
+
+            return FreeOfCharge()
+        from chatport.adapters import GenaiPriceList, read_prices  # noqa: PLC0415  # a tenth of a second
+
+        own = read_prices(self._settings.prices) if self._settings.prices else {}
+        return GenaiPriceList(base_url=self._settings.base_url, overrides=own)
+
+    @provider
+    @singleton
+    def keys(self, store: ConversationStore) -> KeyStore:
+        """Return the callers and their keys, which stand in the file of the log."""
+        from chatport.adapters import MemoryKeys, PeeweeKeys, PeeweeStore  # noqa: PLC0415  # as above
+
+        return PeeweeKeys(store.session) if isinstance(store, PeeweeStore) else MemoryKeys()
+
+    @provider
+    @singleton
+    def usage(self, store: ConversationStore) -> UsageLog:
+        """Return what was used, which stands in the log."""
+        from chatport.adapters import MemoryStore, MemoryUsage, PeeweeStore, PeeweeUsage  # noqa: PLC0415  # as above
+
+        if isinstance(store, PeeweeStore):
+            return PeeweeUsage(store.session)
+        return MemoryUsage(store if isinstance(store, MemoryStore) else MemoryStore())
+
+    @provider
+    @singleton
+    def doorkeeper(
+        self, keys: KeyStore, counter: LimitCounter, clock: Clock, store: ConversationStore
+    ) -> Doorkeeper:
+        """Return who lets callers in."""
+        return Doorkeeper(
+            keys,
+            counter=counter,
+            clock=clock,
+            open_without_keys=self._place.loopback,
+            refused=store.count_refusal,
         )
 
     @provider
     @singleton
     def service(
-        self, store: ConversationStore, gateway: LLMGateway, limiter: RateLimiter, clock: Clock
+        self,
+        store: ConversationStore,
+        gateway: LLMGateway,
+        limiter: RateLimiter,
+        prices: PriceList,
+        clock: Clock,
     ) -> ChatService:
         """Return the pipeline."""
         return ChatService(
             store=store,
             gateway=gateway,
             limiter=limiter,
+            prices=prices,
             clock=clock,
             new_id=random_id,
             model=OFFLINE_MODEL if self._place.offline else self._settings.model,
@@ -150,15 +216,32 @@ class ServiceModule(Module):
             system_prompt=self._settings.system_prompt,
             history=HistoryBounds(tokens=self._settings.history_tokens),
             max_prompt_bytes=self._settings.max_prompt_bytes,
+            max_output_tokens=self._settings.max_output_tokens,
             lease_seconds=self._settings.timeout_seconds + LEASE_MARGIN_SECONDS,
         )
 
     @provider
     @singleton
-    def parts(self, service: ChatService, store: ConversationStore) -> Parts:
+    def admin(
+        self, keys: KeyStore, usage: UsageLog, store: ConversationStore, clock: Clock
+    ) -> Admin:
+        """Return what the routes for admins work with."""
+        issuer = Keys(keys, clock=clock, new_id=random_key_id, new_secret=random_secret)
+        return Admin(keys=issuer, usage=usage, store=store, clock=clock)
+
+    @provider
+    @singleton
+    def parts(
+        self, service: ChatService, store: ConversationStore, doorkeeper: Doorkeeper, admin: Admin
+    ) -> Parts:
         """Return what entrypoints ask for."""
-        offline = self._place.offline
-        return Parts(service=service, store=store, upstream=OFFLINE if offline else "ok")
+        return Parts(
+            service=service,
+            store=store,
+            doorkeeper=doorkeeper,
+            admin=admin,
+            ready=partial(condition, store, OFFLINE if self._place.offline else "ok"),
+        )
 
 
 @contextmanager

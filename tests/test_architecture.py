@@ -17,7 +17,8 @@ SOURCES = sorted(
     if path.parent.name != "migrations"
 )
 FOREIGN = (
-    "click dotenv filelock flask gevent gunicorn h11 httpx2 injector limits openai peewee pydantic"
+    "click dotenv filelock flask genai_prices gevent gunicorn h11 httpx2 injector limits openai"
+    " peewee pydantic"
 )
 
 

@@ -7,8 +7,18 @@ ChatportError
 │   │   ├── InvalidUnicode      invalid_unicode
 │   │   ├── ModelNotAllowed     model_not_allowed
 │   │   ├── ModelNotFound       model_not_found
+│   │   ├── ModelNotPriced      model_not_priced
 │   │   └── InvalidIdempotencyKey invalid_idempotency_key
-│   ├── RateLimited             rate_limited
+│   ├── InvalidApiKey           invalid_api_key
+│   ├── NotPermitted            not_permitted
+│   ├── CallerExists            caller_exists
+│   ├── CallerNotFound          caller_not_found
+│   ├── ExchangeNotFound        exchange_not_found
+│   ├── Refused                 rate_limited: by a rule; nothing was consumed
+│   │   ├── RateLimited         rate_limited
+│   │   ├── TooManyInFlight     rate_limited
+│   │   ├── ExceedsLimit        exceeds_limit
+│   │   └── BudgetExceeded      budget_exceeded
 │   ├── ConversationBusy        conversation_busy
 │   ├── IdempotencyInProgress   idempotency_in_progress
 │   ├── IdempotencyKeyReused    idempotency_key_reused
@@ -42,21 +52,31 @@ prompt, an answer or a word of the provider's. HTTP statuses are the entrypoint'
 """
 
 from .caller import (
+    BudgetExceeded,
     CallerError,
+    CallerExists,
     CallerGone,
+    CallerNotFound,
     ContentFiltered,
     ContextLengthExceeded,
     ConversationBusy,
+    ExceedsLimit,
     ExchangeLost,
+    ExchangeNotFound,
     IdempotencyInProgress,
     IdempotencyKeyReused,
+    InvalidApiKey,
     InvalidField,
     InvalidIdempotencyKey,
     InvalidUnicode,
     InvalidUserId,
     ModelNotAllowed,
     ModelNotFound,
+    ModelNotPriced,
+    NotPermitted,
     RateLimited,
+    Refused,
+    TooManyInFlight,
 )
 from .chatport_error import (
     ChatportError,
@@ -87,29 +107,39 @@ from .upstream import (
 )
 
 __all__ = [
+    "BudgetExceeded",
     "CallerError",
+    "CallerExists",
     "CallerGone",
+    "CallerNotFound",
     "ChatportError",
     "ContentFiltered",
     "ContextLengthExceeded",
     "ConversationBusy",
+    "ExceedsLimit",
     "ExchangeLost",
+    "ExchangeNotFound",
     "IdempotencyInProgress",
     "IdempotencyKeyReused",
+    "InvalidApiKey",
     "InvalidField",
     "InvalidIdempotencyKey",
     "InvalidUnicode",
     "InvalidUserId",
     "ModelNotAllowed",
     "ModelNotFound",
+    "ModelNotPriced",
+    "NotPermitted",
     "OperatorError",
     "RateLimited",
+    "Refused",
     "StorageBusy",
     "StorageCorrupt",
     "StorageFull",
     "StorageReadOnly",
     "StorageTooNew",
     "StorageUnavailable",
+    "TooManyInFlight",
     "UpstreamAuthFailed",
     "UpstreamDisconnected",
     "UpstreamError",

@@ -1,5 +1,8 @@
 """The caller changes the request, or waits."""
 
+import math
+from datetime import datetime
+
 from .chatport_error import ChatportError
 
 BUSY_RETRY_SECONDS = 1.0
@@ -33,18 +36,78 @@ class InvalidUnicode(InvalidField):
     code = "invalid_unicode"
 
 
-class RateLimited(CallerError):
-    """A rate limit refused the request; nothing was consumed."""
+class Refused(CallerError):
+    """A limit or a budget refused the request; nothing was consumed.
+
+    Attributes:
+        rule: The rule that refused, such as `user 20 requests per minute`.
+    """
 
     code = "rate_limited"
 
-    def __init__(self, rule: str, limit: str, retry_after_seconds: float) -> None:
-        wait = max(1, round(retry_after_seconds))
+    def __init__(
+        self, scope: str, rule: str, message: str, *, retry_after_seconds: float | None = None
+    ) -> None:
+        super().__init__(message, retry_after_seconds=retry_after_seconds)
+        self.rule = f"{scope} {rule}"
+
+
+class RateLimited(Refused):
+    """A rate limit refused the request; it would be admitted later."""
+
+    def __init__(self, scope: str, rule: str, retry_after_seconds: float) -> None:
+        wait = max(1, math.ceil(retry_after_seconds))
         super().__init__(
-            f"The {rule} limit of {limit} is reached; try again in {wait} s.",
+            scope,
+            rule,
+            f"The {scope} limit of {rule} is reached; try again in {wait} s.",
             retry_after_seconds=retry_after_seconds,
         )
-        self.rule = rule
+
+
+class TooManyInFlight(Refused):
+    """As many calls as are allowed are being answered."""
+
+    def __init__(self, scope: str, rule: str) -> None:
+        super().__init__(
+            scope,
+            rule,
+            f"The {scope} limit of {rule} is reached; try again when an answer has come.",
+            retry_after_seconds=BUSY_RETRY_SECONDS,
+        )
+
+
+class ExceedsLimit(Refused):
+    """The request alone asks for more than a limit or budget ever admits; waiting cannot help."""
+
+    code = "exceeds_limit"
+
+    def __init__(self, scope: str, rule: str, asked: str) -> None:
+        super().__init__(
+            scope,
+            rule,
+            f"This request may take {asked}, and the {scope} is allowed {rule};"
+            " send less, or ask for a shorter answer with max_completion_tokens.",
+        )
+
+
+class BudgetExceeded(Refused):
+    """What is left of a budget is less than the request may cost; waiting helps in days."""
+
+    code = "budget_exceeded"
+
+    def __init__(
+        self, scope: str, rule: str, amounts: tuple[str, str, str], resets_at: datetime
+    ) -> None:
+        spent, reserved, asked = amounts
+        super().__init__(
+            scope,
+            rule,
+            f"The {scope} budget of {rule} has no room for this request, which may cost {asked}:"
+            f" {spent} are spent, {reserved} are reserved for calls in flight."
+            f" It begins anew at {resets_at:%Y-%m-%d %H:%M} UTC.",
+        )
+        self.resets_at = resets_at
 
 
 class ConversationBusy(CallerError):
@@ -94,6 +157,54 @@ class ModelNotFound(InvalidField):
 
     def __init__(self) -> None:
         super().__init__("model", "is not one of those that this server offers: see /v1/models")
+
+
+class ModelNotPriced(InvalidField):
+    """A budget in dollars applies, and the model's price is not known."""
+
+    code = "model_not_priced"
+
+    def __init__(self) -> None:
+        super().__init__(
+            "model",
+            "has no known price, and a budget in dollars applies; the operator can name its price"
+            " in the file of CHATPORT_PRICES",
+        )
+
+
+class InvalidApiKey(CallerError):
+    """There is no key, or it is unknown, malformed, revoked or expired; which, is not said."""
+
+    code = "invalid_api_key"
+    message = "There is no valid API key; send the header Authorization: Bearer cp_... of chatport."
+
+
+class NotPermitted(CallerError):
+    """The key is good, but not for this."""
+
+    code = "not_permitted"
+    message = "This API key has another role: callers chat, admins look after the service."
+
+
+class CallerExists(CallerError):
+    """There is a caller of this name."""
+
+    code = "caller_exists"
+    message = "There is a caller of this name already; rotate gives it a new key."
+
+
+class CallerNotFound(CallerError):
+    """There is no caller of this name, or no key with this id."""
+
+    code = "caller_not_found"
+    message = "There is no caller of this name, and no key with this id."
+
+
+class ExchangeNotFound(CallerError):
+    """There is no exchange with this id."""
+
+    code = "exchange_not_found"
+    message = "There is no exchange with this id; it is the X-Request-Id of a request that had one."
 
 
 class InvalidIdempotencyKey(InvalidField):

@@ -3,6 +3,8 @@
 from typing import TYPE_CHECKING, ClassVar
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from ..allowance import Allowance  # noqa: TID252  # inside a layer, imports are relative
 
 
@@ -14,7 +16,7 @@ class ChatportError(Exception):
         retry_after_seconds: How long to wait before trying again can help; None if unknown.
         upstream_status: The HTTP status of the provider's answer, where there was one.
         upstream_request_id: The provider's own id of the call, where it sent one.
-        allowance: What is left of the nearest limit; set once the request has met the limiter.
+        allowances: What is left of each limit; set once the request has met the limiter.
         may_be_billed: The provider may have worked for this call: trying again may cost twice.
         passed_on: The provider's own words about a mistake of the caller's, in its protocol and
             without secrets; only for a request that came in that protocol too.
@@ -40,7 +42,7 @@ class ChatportError(Exception):
         self.retry_after_seconds = retry_after_seconds
         self.upstream_status = upstream_status
         self.upstream_request_id = upstream_request_id
-        self.allowance: Allowance | None = None
+        self.allowances: Sequence[Allowance] = ()
         self.passed_on: bytes | None = None
         self.exchange_id: str | None = None
         self.replayed = False

@@ -36,7 +36,7 @@ FILL = """
 WITH RECURSIVE numbers(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM numbers WHERE n < ?)
 INSERT INTO exchange (public_id, caller, user_id, state, route, model, prompt, reply, sanitized,
     tokens_estimated, turn_tokens, attempts, started_at, finished_at, lease_until, owner)
-SELECT printf('%032x', n), 'anonymous', printf('u%d', n % ?), 'completed', '/openai-completion',
+SELECT printf('%032x', n), 'bench', printf('u%d', n % ?), 'completed', '/openai-completion',
     'fake', 'What is a port?', printf('%0100d', n), 0, 0, 20, 1, '2026-01-01T00:00:00.000000+00:00',
     '2026-01-01T00:00:01.000000+00:00', '2026-01-01T00:02:30.000000+00:00', ''
 FROM numbers
@@ -89,7 +89,7 @@ def _converse(store: PeeweeStore, user_id: str) -> None:
     for number in range(LONG_CONVERSATION):
         exchange = Exchange(
             id=f"{user_id}-{number}",
-            caller="anonymous",
+            caller=load.CALLER,
             user_id=user_id,
             route=load.SEED,
             model="fake",
@@ -152,7 +152,7 @@ def _read_us(file: SqliteFile, rows: int) -> float:
     users = [f"u{number * apart}" for number in range(HISTORY_USERS)]
     began = time.perf_counter()
     for number in range(HISTORY_READS):
-        wanted = {"caller": "anonymous", "user_id": users[number % HISTORY_USERS], "turns": 501}
+        wanted = {"caller": load.CALLER, "user_id": users[number % HISTORY_USERS], "turns": 501}
         turns = file._run(file._queries.history, wanted).fetchall()
         assert len(turns) == HISTORY_TURNS
     return (time.perf_counter() - began) / HISTORY_READS * 1e6

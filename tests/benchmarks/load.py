@@ -30,6 +30,12 @@ def new_user() -> str:
     return f"u{time.time_ns():x}-{next(_user_numbers)}"
 
 
+CALLER = "bench"
+KEY_ID, SECRET = "0123456789abcdef", "A" * 43
+AUTHORIZATION = f"Bearer cp_{KEY_ID}_{SECRET}"
+"""Of the caller in whose name all requests are made; the bare application does not look at it."""
+
+
 def request_bytes(user_id: str, *, path: str = SEED, stream: bool = False) -> bytes:
     """Return a whole HTTP request for one prompt."""
     asked: dict[str, object] = {"user_id": user_id, "prompt": PROMPT}
@@ -39,7 +45,7 @@ def request_bytes(user_id: str, *, path: str = SEED, stream: bool = False) -> by
     body = json.dumps({**asked, "stream": True} if stream else asked).encode()
     head = (
         f"POST {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n"
-        f"Content-Length: {len(body)}\r\n\r\n"
+        f"Authorization: {AUTHORIZATION}\r\nContent-Length: {len(body)}\r\n\r\n"
     )
     return head.encode() + body
 

@@ -14,8 +14,22 @@ from pathlib import Path
 
 import load
 
+from chatport.adapters import PeeweeKeys, SqliteSession, SystemClock
+from chatport.domain import Caller
+from chatport.domain.errors import CallerExists
+from chatport.domain.keys import Keys
+
 HERE = Path(__file__).parent
 BIN = Path(sys.executable).parent
+WIDE_LIMITS = "1000000/minute; 10000000000 tokens/minute; 100000 in flight"
+WIDE_BUDGETS = "1000000 USD/month"
+EVERY_RULE = {
+    f"CHATPORT_{scope}_{kind}": rules
+    for scope in ("USER", "CALLER", "TOTAL")
+    for kind, rules in (("LIMIT", WIDE_LIMITS), ("BUDGET", WIDE_BUDGETS))
+}
+"""Each kind of rule for each scope; all are counted, and none is ever reached."""
+
 START_SECONDS = 30.0
 STOP_SECONDS = 5.0
 TICKS = os.sysconf("SC_CLK_TCK")
@@ -99,9 +113,24 @@ def chatport(
     """Run `chatport serve` with everything on; its log of exchanges is a file in the folder."""
     port = _free_port()
     command = [str(BIN / "chatport"), "serve", "--workers", "2", "--port", str(port)]
-    settings = {"CHATPORT_TOTAL_LIMIT": "1000000/minute", **(settings or {})}
+    (folder / "prices.toml").write_text("[fake]\ninput = 0.25\noutput = 2.00\n")
+    _add_caller(folder / "chatport.db")
+    settings = {**EVERY_RULE, "CHATPORT_PRICES": "prices.toml", **(settings or {})}
     with _server(command, folder, base_url, port, settings) as server:
         yield server
+
+
+def _add_caller(database: Path) -> None:
+    session = SqliteSession(database)
+    keys = Keys(
+        PeeweeKeys(session),
+        clock=SystemClock(),
+        new_id=lambda: load.KEY_ID,
+        new_secret=lambda: load.SECRET,
+    )
+    with suppress(CallerExists):
+        keys.create(Caller(name=load.CALLER))
+    session.close()
 
 
 def environment(settings: Mapping[str, str] | None = None) -> dict[str, str]:
@@ -187,7 +216,8 @@ def _answers(port: int, process: subprocess.Popen[bytes]) -> bool:
     try:
         connection = http.client.HTTPConnection("127.0.0.1", port, timeout=START_SECONDS)
         body = load.request_bytes(load.new_user()).partition(b"\r\n\r\n")[2]
-        connection.request("POST", load.SEED, body, {"Content-Type": "application/json"})
+        headers = {"Content-Type": "application/json", "Authorization": load.AUTHORIZATION}
+        connection.request("POST", load.SEED, body, headers)
         status = connection.getresponse().status
         connection.close()
     except ConnectionError:

@@ -6,11 +6,10 @@ import threading
 from typing import Any
 
 import pytest
-from limits import RateLimitItemPerSecond
 
 from chatport.adapters import LimitsCounter, WindowTable
-from chatport.adapters.limits_counter import parse_limits
 from chatport.domain import Charge, Limit, LimitCounter
+from chatport.domain.rules import parse_limits
 
 MINUTE = Limit(amount=20, window_seconds=60)
 DAY = Limit(amount=500, window_seconds=86_400)
@@ -133,7 +132,7 @@ def test_under_more_keys_than_slots_a_key_in_use_is_never_forgotten(time: FakeTi
         time.now += 0.001
         assert admits(counter, charge(Limit(amount=1, window_seconds=60), f"user-{n}"))
         assert counter.take([busy])[0].remaining == 9_999 - n
-    assert len(table._memory) == 64 * 32
+    assert len(table._memory) == 64 * 40
 
 
 def test_the_window_before_still_weighs_after_the_window_moved(
@@ -189,7 +188,7 @@ def test_the_table_can_be_cleared(time: FakeTime) -> None:
     table = WindowTable(slots=64, monotonic=time)
     counter = LimitsCounter(table)
     admits(counter, charge())
-    table.clear_sliding_window(RateLimitItemPerSecond(20, 60).key_for("user", "ada"), 60)
+    table.clear_sliding_window("user/requests/20/60/ada", 60)
     assert counter.take([charge()])[0].remaining == 19
     table.reset()
     assert counter.take([charge()])[0].remaining == 19

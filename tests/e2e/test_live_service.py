@@ -100,7 +100,7 @@ def test_64_threads_on_one_user_never_have_two_open_turns_and_never_pass_the_lim
     assert set(outcomes) <= {200, 409, 429}
     assert provider.together["ada"] == 1
     assert len(provider.prompts) == outcomes[200] == states(service.folder)["completed"]
-    assert outcomes[200] + outcomes[409] == 20  # both were admitted; no request was, after those
+    assert 1 <= outcomes[200] <= 20  # what is refused as busy takes nothing
 
 
 def test_the_limit_holds_over_all_processes(serve: Serve) -> None:
@@ -119,7 +119,8 @@ def test_the_limit_holds_over_all_processes(serve: Serve) -> None:
     assert outcomes == {200: 20, 429: 44}
     with closing(sqlite3.connect(service.folder / "chatport.db")) as database:
         query = "SELECT caller, rule, sum(count) FROM refusal GROUP BY caller, rule"
-        assert database.execute(query).fetchall() == [("anonymous", "total", 44)]
+        rule = "total 20 requests per minute"
+        assert database.execute(query).fetchall() == [("anonymous", rule, 44)]
 
 
 def test_kill_9_loses_nothing_that_was_acknowledged(serve: Serve) -> None:

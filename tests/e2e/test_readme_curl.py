@@ -54,7 +54,7 @@ def test_the_curl_lines_work_one_after_the_other(serve: Callable[..., Any]) -> N
 
 def test_the_example_with_the_sdk_works(serve: Callable[..., Any]) -> None:
     service = serve("--offline", OPENAI_API_KEY="")
-    [example] = re.findall(r"```py\n(.*?)```", README, re.DOTALL)
+    example, *_ = re.findall(r"```py\n(.*?)```", README, re.DOTALL)
     names: dict[str, Any] = {}
     exec(example.replace(":8000/", f":{service.port}/"), names)
     assert names["answer"].choices[0].message.content == "You said: Hello"

@@ -123,8 +123,15 @@ def test_a_check_shows_the_settings_but_not_the_key(folder: Path) -> None:
         "CHATPORT_MODELS=\n"
         "CHATPORT_DATABASE=sqlite:///chatport.db\n"
         "CHATPORT_USER_LIMIT=20/minute;500/day\n"
+        "CHATPORT_CALLER_LIMIT=\n"
         "CHATPORT_TOTAL_LIMIT=300/minute\n"
+        "CHATPORT_USER_BUDGET=\n"
+        "CHATPORT_CALLER_BUDGET=\n"
+        "CHATPORT_TOTAL_BUDGET=\n"
+        "CHATPORT_MAX_OUTPUT_TOKENS=\n"
+        "CHATPORT_PRICES=\n"
         "CHATPORT_LIMIT_STORE=memory:\n"
+        "CHATPORT_PROXY_HOPS=0\n"
         "CHATPORT_SYSTEM_PROMPT=\n"
         "CHATPORT_HISTORY_TOKENS=8000\n"
         "CHATPORT_TIMEOUT_SECONDS=120\n"
@@ -160,7 +167,7 @@ def test_all_problems_of_the_settings_are_listed(arguments: list[str]) -> None:
         "chatport: these settings cannot be used:\n"
         "  CHATPORT_MODLE is not a setting of chatport; did you mean CHATPORT_MODEL?\n"
         "  OPENAI_API_KEY holds a space or a character that no key has.\n"
-        "  CHATPORT_USER_LIMIT must be limits such as 20/minute;500/day, or empty for none.\n"
+        "  CHATPORT_USER_LIMIT must be limits such as 20/minute; 50000 tokens/hour; 8 in flight.\n"
     )
 
 
@@ -177,16 +184,16 @@ def test_an_address_that_strangers_can_reach_is_refused(folder: Path, host: str)
     done = run("serve", "--offline", "--host", host)
     assert done.returncode == 2
     assert done.stderr.endswith(
-        f"chatport: {host} can be reached from other machines, and chatport has no keys yet"
-        " that would keep strangers out. Bind 127.0.0.1, or add --insecure-open.\n"
+        f"chatport: {host} can be reached from other machines, and there is no key yet that"
+        " would keep strangers out. Make one with: chatport keys create NAME\n"
     )
     assert list(folder.iterdir()) == []
 
 
-@pytest.mark.parametrize("arguments", [[], ["--host", "0.0.0.0", "--insecure-open"]])
-def test_a_port_in_use_is_told_in_a_sentence(busy_port: int, arguments: list[str]) -> None:
-    done = run("serve", "--offline", "--port", str(busy_port), *arguments)
-    host = arguments[1] if arguments else "127.0.0.1"
+@pytest.mark.parametrize("host", ["127.0.0.1", "0.0.0.0"])
+def test_a_port_in_use_is_told_in_a_sentence(busy_port: int, host: str) -> None:
+    assert run("keys", "create", "shop").returncode == 0
+    done = run("serve", "--offline", "--port", str(busy_port), "--host", host)
     assert done.returncode == 2
     assert done.stderr.endswith(
         f"chatport: Cannot listen on {host}:{busy_port}: Address already in use."

@@ -117,6 +117,26 @@ def test_a_request_can_be_copied_from_the_page(page: Page) -> None:
     ) in page.words
     assert "curl -X DELETE http://127.0.0.1:8000/conversations/ada" in page.words
     assert "curl http://127.0.0.1:8000/v1/models/gpt-5-mini" in page.words
+    assert (
+        "curl -X PATCH http://127.0.0.1:8000/admin/keys/shop -H 'Authorization: Bearer cp_...'"
+        " -H 'Content-Type: application/json'"
+    ) in page.words
+    assert (
+        "curl http://127.0.0.1:8000/admin/usage -H 'Authorization: Bearer cp_...'\n" in page.words
+    )
+
+
+def test_each_route_says_whose_key_it_needs(client: FlaskClient, page: Page) -> None:
+    document = client.get("/openapi.json").json
+    assert document is not None
+    needed = [
+        route["security"] for routes in document["paths"].values() for route in routes.values()
+    ]
+    assert page.words.count("A key of an admin") == needed.count([{"bearer": []}]) == 9
+    assert page.words.count("A key of a caller") == needed.count([{"bearer": []}, {}]) == 6
+    assert needed.count([]) == 5
+    assert page.values("href").count("#bearer") == 15
+    assert "Authorization: Bearer cp_<id>_<secret>" in page.words
 
 
 def test_the_style_sheet_is_ours_and_asks_for_nothing(client: FlaskClient) -> None:

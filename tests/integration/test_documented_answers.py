@@ -17,10 +17,10 @@ from chatport.adapters import (
     random_id,
 )
 from chatport.domain import errors
-from chatport.domain.allowance import Limit
 from chatport.domain.chat import ChatService
 from chatport.domain.errors import ChatportError
 from chatport.domain.limits import RateLimiter
+from chatport.domain.rules import Limit
 from chatport.entrypoints.faults import STATUS
 from chatport.entrypoints.flask_app import create_app
 

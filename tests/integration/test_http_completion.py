@@ -9,9 +9,10 @@ from flask.testing import FlaskClient
 from werkzeug.test import TestResponse
 
 from chatport.adapters import MemoryStore, Script, ScriptedGateway, SystemClock, random_id
+from chatport.domain.callers import ANONYMOUS
 from chatport.domain.chat import ChatService
 from chatport.domain.errors import UpstreamDisconnected
-from chatport.domain.model import ANONYMOUS, Exchange, Message, State, Usage
+from chatport.domain.model import Exchange, Message, State, Usage
 from chatport.entrypoints.flask_app import create_app
 
 PATH = "/openai-completion"
@@ -241,7 +242,7 @@ def test_a_client_that_leaves_before_the_first_event_cancels_it_too(store: Memor
     ):
         response = app.full_dispatch_request()
         response.close()
-    (exchange,) = store.conversation(ANONYMOUS, "ada", before=None, limit=10)
+    (exchange,) = store.conversation(ANONYMOUS.name, "ada", before=None, limit=10)
     assert (exchange.state, exchange.reply) == (State.CANCELLED, "")
     assert gateway.open_streams == 0
 
@@ -271,7 +272,7 @@ def test_a_conversation_that_is_erased_in_mid_stream_is_lost(store: MemoryStore)
     response = client.post(PATH, json={"user_id": "ada", "prompt": "x", "stream": True})
     assert client.delete("/conversations/ada").json == {"user_id": "ada", "erased": 1}
     assert '"code": "exchange_lost"' in response.text.split("\n\n")[-2]
-    assert store.conversation(ANONYMOUS, "ada", before=None, limit=10) == []
+    assert store.conversation(ANONYMOUS.name, "ada", before=None, limit=10) == []
 
 
 def test_a_client_that_leaves_an_erased_conversation_is_no_error(store: MemoryStore) -> None:

@@ -7,9 +7,9 @@ import pytest
 from flask.testing import FlaskClient
 
 from chatport.adapters import MemoryStore, Script, ScriptedGateway, SystemClock, random_id
+from chatport.domain.callers import ANONYMOUS
 from chatport.domain.chat import ChatService
 from chatport.domain.errors import StorageReadOnly, UpstreamRejected
-from chatport.domain.model import ANONYMOUS
 from chatport.entrypoints.flask_app import create_app
 
 
@@ -19,7 +19,7 @@ class ReadOnlyStore(MemoryStore):
     def search(self, query: Any) -> Any:
         raise StorageReadOnly
 
-    def erase(self, caller: str, user_id: str) -> int:
+    def erase(self, caller: str, user_id: str | None) -> int:
         raise StorageReadOnly
 
 
@@ -170,7 +170,7 @@ def test_erasing_forgets_one_user_for_good(store: MemoryStore) -> None:
     assert (response.status_code, response.json) == (200, {"user_id": "ada", "erased": 2})
     assert read(client) == ([], None)
     assert client.delete("/conversations/ada").json == {"user_id": "ada", "erased": 0}
-    assert len(store.conversation(ANONYMOUS, "ada2", before=None, limit=10)) == 1
+    assert len(store.conversation(ANONYMOUS.name, "ada2", before=None, limit=10)) == 1
 
 
 BAD_IDS = [

@@ -19,12 +19,13 @@ from chatport.adapters import (
     random_id,
 )
 from chatport.domain import errors
-from chatport.domain.allowance import Limit
 from chatport.domain.chat import ChatService
 from chatport.domain.errors import ChatportError
 from chatport.domain.history import History, HistoryBounds
 from chatport.domain.limits import RateLimiter
 from chatport.domain.model import Exchange, State
+from chatport.domain.rules import Limit
+from chatport.domain.spending import NO_CLAIM, Claim
 from chatport.entrypoints.access_log import JSONFormatter
 from chatport.entrypoints.faults import STATUS
 from chatport.entrypoints.flask_app import create_app
@@ -44,10 +45,11 @@ class FailingStore(MemoryStore):
         self._on_begin = begin
         self._on_finish = finish
 
-    def begin(self, exchange: Exchange, bounds: HistoryBounds) -> History:
+    def begin(self, exchange: Exchange, bounds: HistoryBounds, claim: Claim = NO_CLAIM) -> History:
         if self._on_begin is not None:
+            claim.admit(exchange)
             raise self._on_begin
-        return super().begin(exchange, bounds)
+        return super().begin(exchange, bounds, claim)
 
     def finish(self, exchange: Exchange) -> None:
         if self._on_finish is not None:
@@ -149,7 +151,7 @@ def test_a_store_that_cannot_begin_means_503_and_no_call(
     assert response.status_code == 503
     assert response.json == {"error": kind.message, "code": code, "request_id": request_id}
     assert response.headers.get("retry-after-ms") == milliseconds
-    assert response.headers["x-ratelimit-remaining-requests"] == "999"
+    assert response.headers["x-ratelimit-remaining-requests"] == "1000"
     assert gateway.calls == []
 
 
@@ -267,6 +269,7 @@ def test_a_request_is_one_line_in_the_access_log(caplog: pytest.LogCaptureFixtur
         "route": "/openai-completion",
         "status": 400,
         "bytes_in": 13,
+        "caller": "anonymous",
         "code": "invalid_field",
     }
 

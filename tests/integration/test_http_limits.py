@@ -15,10 +15,10 @@ from chatport.adapters import (
     WindowTable,
     random_id,
 )
-from chatport.domain.allowance import Limit
+from chatport.domain.callers import ANONYMOUS
 from chatport.domain.chat import ChatService
 from chatport.domain.limits import RateLimiter
-from chatport.domain.model import ANONYMOUS
+from chatport.domain.rules import Limit
 from chatport.entrypoints.flask_app import create_app
 
 PATH = "/openai-completion"
@@ -92,7 +92,7 @@ def test_a_refusal_is_a_sentence_with_a_code() -> None:
     service.ask()
     response = service.client.post(PATH, json={"user_id": "ada", "prompt": "x"})
     assert response.json == {
-        "error": "The user limit of 1 per minute is reached; try again in 60 s.",
+        "error": "The user limit of 1 request per minute is reached; try again in 61 s.",
         "code": "rate_limited",
         "request_id": response.headers["X-Request-Id"],
     }
@@ -112,9 +112,9 @@ def test_what_is_refused_is_neither_stored_nor_sent_but_counted() -> None:
     statuses = [service.status() for _ in range(3)]
     assert statuses == [200, 429, 429]
     assert len(service.gateway.calls) == 1
-    assert len(service.store.conversation(ANONYMOUS, "ada", before=None, limit=10)) == 1
+    assert len(service.store.conversation(ANONYMOUS.name, "ada", before=None, limit=10)) == 1
     counted = {key[:2]: count for key, count in service.store.refusals.items()}
-    assert counted == {("anonymous", "user"): 2}
+    assert counted == {("anonymous", "user 1 request per minute"): 2}
 
 
 def test_each_user_has_a_limit_of_his_own() -> None:
@@ -127,7 +127,9 @@ def test_a_total_limit_is_met_by_new_users_too() -> None:
     answers = [service.client.post(PATH, json={"prompt": "x"}) for _ in range(3)]
     assert [answer.status_code for answer in answers] == [200, 200, 429]
     assert answers[2].json is not None
-    assert answers[2].json["error"].startswith("The total limit of 2 per minute is reached;")
+    assert (
+        answers[2].json["error"].startswith("The total limit of 2 requests per minute is reached;")
+    )
 
 
 def test_a_refusal_by_one_limit_takes_nothing_from_another() -> None:

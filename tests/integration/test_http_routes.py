@@ -1,6 +1,7 @@
 """All routes: which there are, which are limited, what they refuse, and whether they are ready."""
 
 import re
+from functools import partial
 from typing import Any
 
 import pytest
@@ -13,13 +14,15 @@ from chatport.adapters import (
     SystemClock,
     random_id,
 )
-from chatport.domain.allowance import Limit
 from chatport.domain.chat import ChatService
 from chatport.domain.errors import StorageFull
 from chatport.domain.limits import RateLimiter
 from chatport.domain.models import ModelCard
+from chatport.domain.rules import Limit
 from chatport.entrypoints.flask_app import create_app
-from chatport.entrypoints.wiring import Parts
+from chatport.entrypoints.wiring import condition
+
+from .callers import admin_of, by_path
 
 ROUTES = {
     # path, methods: is it limited?
@@ -36,6 +39,19 @@ ROUTES = {
     ("/docs.css", "GET HEAD"): False,
 }
 """Whoever adds a route decides here whether it is limited."""
+
+FOR_ADMINS = {
+    ("/admin/usage", "GET HEAD"),
+    ("/admin/log", "GET HEAD"),
+    ("/admin/log/<exchange_id>", "GET HEAD"),
+    ("/admin/keys", "GET HEAD"),
+    ("/admin/keys", "POST"),
+    ("/admin/keys/<name>", "GET HEAD"),
+    ("/admin/keys/<name>", "PATCH"),
+    ("/admin/keys/<name>", "DELETE"),
+    ("/admin/keys/<name>/rotate", "POST"),
+}
+"""Not limited; test_authorization.py asks them all."""
 
 MODEL = ModelCard(
     id="m", facts={"id": "m", "object": "model", "created": 0, "owned_by": "chatport"}
@@ -69,13 +85,18 @@ def client_of(store: MemoryStore | None = None) -> FlaskClient:
         model="m",
         limiter=RateLimiter(LimitsCounter(), total=[Limit(amount=100, window_seconds=60)]),
     )
-    parts = Parts(service=service, store=store, upstream="ok")
-    return create_app(service, parts.ready).test_client()
+    app = create_app(
+        service, partial(condition, store, "ok"), authenticate=by_path, admin=admin_of(store)
+    )
+    return app.test_client()
 
 
 def test_there_is_no_route_but_those_on_the_list() -> None:
     rules = client_of().application.url_map.iter_rules()
-    assert {(rule.rule, " ".join(sorted(rule.methods or ()))) for rule in rules} == set(ROUTES)
+    assert {(rule.rule, " ".join(sorted(rule.methods or ()))) for rule in rules} == {
+        *ROUTES,
+        *FOR_ADMINS,
+    }
 
 
 @pytest.mark.parametrize(("path", "methods"), list(ROUTES))

@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import jsonschema_rs
@@ -14,10 +15,15 @@ from hypothesis import HealthCheck, settings
 from schemathesis import Case
 
 from chatport.adapters import MemoryStore, OfflineGateway, SystemClock, random_id
+from chatport.domain.callers import Caller, Role
 from chatport.domain.chat import ChatService
+from chatport.domain.errors import InvalidApiKey
 from chatport.entrypoints.faults import STATUS
-from chatport.entrypoints.flask_app import create_app
-from chatport.entrypoints.wiring import Parts
+from chatport.entrypoints.flask_app import Authenticate, create_app
+from chatport.entrypoints.routes import Access, access_of
+from chatport.entrypoints.wiring import condition
+
+from .callers import admin_of, by_path
 
 SEED, CHAT = "/openai-completion", "/v1/chat/completions"
 HI = {"role": "user", "content": "Hi"}
@@ -27,7 +33,18 @@ BODIES: dict[str, dict[str, Any]] = {
 }
 
 
-def service_app() -> Flask:
+OPERATORS_KEY = {"Authorization": "Bearer cp_0123456789abcdef_of-the-operator"}
+
+
+def by_key(authorization: str | None, address: str) -> Caller:
+    """Take everybody for whoever may use the route, but on the routes for admins ask for a key."""
+    caller = by_path(authorization, address)
+    if caller.role is Role.ADMIN and authorization != OPERATORS_KEY["Authorization"]:
+        raise InvalidApiKey
+    return caller
+
+
+def service_app(authenticate: Authenticate = by_path) -> Flask:
     """Return the application with all that it has, but limits."""
     store = MemoryStore()
     service = ChatService(
@@ -37,10 +54,12 @@ def service_app() -> Flask:
         new_id=random_id,
         model="m",
     )
-    return create_app(service, Parts(service=service, store=store, upstream="ok").ready)
+    return create_app(
+        service, partial(condition, store, "ok"), authenticate=authenticate, admin=admin_of(store)
+    )
 
 
-api = schemathesis.openapi.from_wsgi("/openapi.json", service_app())
+api = schemathesis.openapi.from_wsgi("/openapi.json", service_app(by_key))
 
 
 @api.parametrize()
@@ -51,7 +70,7 @@ api = schemathesis.openapi.from_wsgi("/openapi.json", service_app())
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
 )
 def test_every_request_and_answer_is_as_the_document_says(case: Case[Any]) -> None:
-    case.call_and_validate()
+    case.call_and_validate(headers=OPERATORS_KEY if case.path.startswith("/admin/") else None)
 
 
 @pytest.fixture(scope="module")
@@ -181,7 +200,68 @@ def test_the_names_that_are_not_passed_on_are_not_in_the_schema(
         assert validator(document, schema).is_valid(body) == taken, body
 
 
+def test_every_route_says_who_may_use_it_and_what_the_door_answers(
+    document: dict[str, Any],
+) -> None:
+    for path, _, operation in operations(document):
+        security, answers = operation["security"], operation["responses"]
+        if path.startswith("/admin/"):
+            assert security == [{"bearer": []}]
+        elif path in {"/healthz", "/readyz", "/openapi.json", "/docs", "/docs.css"}:
+            assert security == []
+            assert not {"401", "403", "429"} & set(answers)
+            continue
+        else:
+            assert security == [{"bearer": []}, {}]
+        assert set(codes_of(answers["401"])) == {"invalid_api_key"}
+        assert "WWW-Authenticate" in answers["401"]["headers"]
+        assert set(codes_of(answers["403"])) == {"not_permitted"}
+        assert "rate_limited" in set(codes_of(answers["429"]))
+        assert "storage_unavailable" in set(codes_of(answers["503"]))
+    scheme = document["components"]["securitySchemes"]["bearer"]
+    assert (scheme["type"], scheme["scheme"]) == ("http", "bearer")
+
+
+@pytest.mark.parametrize(
+    ("method", "rule", "access"),
+    [
+        ("GET", "/healthz", Access.OPEN),
+        ("HEAD", "/healthz", Access.OPEN),
+        ("HEAD", "/v1/models", Access.CALLER),
+        ("GET", "/v1/models/<path:model>", Access.CALLER),
+        ("DELETE", "/conversations/<user_id>", Access.CALLER),
+        ("PATCH", "/admin/keys/<name>", Access.ADMIN),
+        ("POST", "/healthz", Access.ADMIN),
+        ("GET", "/nowhere", Access.ADMIN),
+    ],
+)
+def test_a_route_that_nobody_described_is_for_admins_only(
+    method: str, rule: str, access: Access
+) -> None:
+    assert access_of(method, rule) is access
+
+
+def test_what_rules_refuse_is_documented_where_they_apply(document: dict[str, Any]) -> None:
+    refusals = {"rate_limited", "exceeds_limit", "budget_exceeded"}
+    for path, method, operation in operations(document):
+        found = {
+            status: set(codes_of(operation["responses"].get(status, {})))
+            for status in ("400", "429")
+        }
+        limited = (path, method) in {(SEED, "post"), (CHAT, "post")}
+        assert ("model_not_priced" in found["400"]) == limited
+        assert found["429"] - {"rate_limited"} == (
+            refusals - {"rate_limited"} if limited else set()
+        )
+        headers = set(operation["responses"]["200"]["headers"])
+        assert {
+            f"x-ratelimit-{fact}-{unit}"
+            for fact in ("limit", "remaining", "reset")
+            for unit in ("requests", "tokens")
+        } == {name for name in headers if name.startswith("x-ratelimit")} or not limited
+
+
 def test_the_document_is_made_once_and_is_small(client: FlaskClient) -> None:
     first, second = client.get("/openapi.json").data, client.get("/openapi.json").data
     assert first == second
-    assert len(first) < 100_000
+    assert len(first) < 150_000

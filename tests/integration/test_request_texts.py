@@ -51,7 +51,7 @@ def keep(store: PeeweeStore, exchange: Exchange, **fields: Any) -> None:
 
 
 def value(store: PeeweeStore, query: str) -> Any:
-    return store._opened().writer.execute_sql(query).fetchone()[0]
+    return store.session.opened().writer.execute_sql(query).fetchone()[0]
 
 
 def counts(store: PeeweeStore) -> tuple[int, int]:
@@ -80,7 +80,7 @@ def store(path: Path) -> Iterator[PeeweeStore]:
 @pytest.fixture
 def unsynced(store: PeeweeStore) -> PeeweeStore:
     """Return a store that does not wait for the disk, for tests that write much."""
-    store._opened().writer.execute_sql("PRAGMA synchronous = OFF")
+    store.session.opened().writer.execute_sql("PRAGMA synchronous = OFF")
     return store
 
 
@@ -178,7 +178,7 @@ def test_a_list_that_is_cut_or_goes_another_way_is_another_list(store: PeeweeSto
 
 def reachable(store: PeeweeStore) -> tuple[set[int], set[int]]:
     """Return the ids of the texts and of the links that some exchange needs."""
-    writer = store._opened().writer
+    writer = store.session.opened().writer
     links = {
         link: (previous, text_id)
         for link, previous, text_id in writer.execute_sql(
@@ -199,7 +199,7 @@ def reachable(store: PeeweeStore) -> tuple[set[int], set[int]]:
 
 
 def kept_ids(store: PeeweeStore) -> tuple[set[int], set[int]]:
-    writer = store._opened().writer
+    writer = store.session.opened().writer
     texts = {row[0] for row in writer.execute_sql("SELECT id FROM message_text")}
     chain = {row[0] for row in writer.execute_sql("SELECT id FROM message_chain")}
     return texts, chain
@@ -225,7 +225,7 @@ def test_whatever_is_erased_in_whatever_order_the_rest_stays_and_nothing_else(
     @settings(max_examples=60, deadline=None, database=None)
     def check(steps: list[Any], order: list[tuple[str, str]]) -> None:
         for table in ("exchange", "message_chain", "message_text"):
-            unsynced._opened().writer.execute_sql(f"DELETE FROM {table}")
+            unsynced.session.opened().writer.execute_sql(f"DELETE FROM {table}")
         put_in: dict[str, Exchange] = {}
         for n, (what, user, *details) in enumerate(steps):
             if what == "request":
@@ -261,8 +261,10 @@ def erase(
     store: PeeweeStore, user: tuple[str, str], put_in: dict[str, Exchange]
 ) -> dict[str, Exchange]:
     rest = {name: e for name, e in put_in.items() if (e.caller, e.user_id) != user}
-    file = store._opened()  # without the rewriting of the word index, which another test is for
-    erased = store._commits.run(lambda: file.erase(*user))
+    file = (
+        store.session.opened()
+    )  # without the rewriting of the word index, which another test is for
+    erased = store.session._commits.run(lambda: file.erase(*user))
     assert erased == len(put_in) - len(rest)
     return rest
 
@@ -378,7 +380,7 @@ def test_a_begin_that_cannot_be_written_leaves_no_texts_and_no_gap(
 
 def test_a_full_disk_leaves_no_texts(store: PeeweeStore) -> None:
     keep(store, relayed(0, ["first"]))
-    writer = store._opened().writer
+    writer = store.session.opened().writer
     pages = value(store, "PRAGMA page_count")
     writer.execute_sql(f"PRAGMA max_page_count = {pages}")
     with pytest.raises(StorageFull):
@@ -405,7 +407,7 @@ def test_an_exchange_is_read_in_one_state_of_the_file(
     """Somebody erases the user between two statements, and another takes the freed row ids."""
     mine = relayed(0, ["of ada"], idempotency_key="key-1", request_hash="hash-1")
     keep(store, mine)
-    texts = store._opened().log._texts
+    texts = store.session.opened().log._texts
     read = texts.read
 
     def read_late(*ids: Any) -> RequestText:
@@ -460,7 +462,7 @@ ONCE_BY_HASH = Once(request_hash="hash-1", retry=True)
 def test_what_a_request_repeats_is_found_by_an_index_without_sorting(
     store: PeeweeStore, once: Once, index: str
 ) -> None:
-    connection = store._opened().reader.connection()
+    connection = store.session.opened().reader.connection()
     found = plans(connection, lambda: store.earlier("anonymous", once, now=NOW, since=NOW))
     assert found
     assert all(index in plan for plan in found), found
@@ -468,10 +470,12 @@ def test_what_a_request_repeats_is_found_by_an_index_without_sorting(
 
 def test_texts_are_found_added_and_dropped_by_indexes(store: PeeweeStore) -> None:
     keep(store, relayed(0, ["a", "b"]))
-    connection = store._opened().writer.connection()
+    connection = store.session.opened().writer.connection()
     found = plans(connection, lambda: store.begin(relayed(1, ["a", "b", "c"]), BOUNDS))
-    file = store._opened()
-    found += plans(connection, lambda: store._commits.run(lambda: file.erase("anonymous", "ada")))
+    file = store.session.opened()
+    found += plans(
+        connection, lambda: store.session._commits.run(lambda: file.erase("anonymous", "ada"))
+    )
     assert counts(store) == (0, 0)
     for index in (
         "message_text_digest (caller=? AND digest=?)",
@@ -480,20 +484,21 @@ def test_texts_are_found_added_and_dropped_by_indexes(store: PeeweeStore) -> Non
         "exchange_conversation (caller=? AND user_id=?)",
     ):
         assert any(index in plan for plan in found), (index, found)
-    scans = [plan for plan in found if "SCAN" in plan and "CONSTANT ROW" not in plan]
+    small = ("CONSTANT ROW", "SCAN spending")  # the latter is a look whether there is any row
+    scans = [plan for plan in found if "SCAN" in plan and not any(each in plan for each in small)]
     assert [plan for plan in scans if "exchange_text" not in plan] == []
 
 
 def test_a_request_is_read_without_a_scan(store: PeeweeStore) -> None:
     keep(store, relayed(0, ["a", "b"]))
-    found = plans(store._opened().reader.connection(), lambda: store.find("exchange-0"))
+    found = plans(store.session.opened().reader.connection(), lambda: store.find("exchange-0"))
     assert [plan for plan in found if plan.startswith("SCAN") and "list" not in plan] == []
 
 
 def test_history_and_the_open_turn_still_have_their_partial_indexes(store: PeeweeStore) -> None:
     keep(store, relayed(0, request=None))
     store.begin(relayed(1, request=None), BOUNDS)
-    connection = store._opened().writer.connection()
+    connection = store.session.opened().writer.connection()
 
     def collide() -> None:
         with pytest.raises(ConversationBusy):
@@ -508,7 +513,7 @@ def test_history_and_the_open_turn_still_have_their_partial_indexes(store: Peewe
 
 def test_an_answer_stands_behind_all_that_the_log_lists(store: PeeweeStore) -> None:
     """SQLite reads a row from its beginning: what stands behind an answer costs the answer."""
-    columns = store._opened().writer.get_columns("exchange")
+    columns = store.session.opened().writer.get_columns("exchange")
     assert columns[-1].name == "answer"
 
 
@@ -527,7 +532,7 @@ def test_a_retry_costs_the_same_however_often_the_request_was_sent_before(
 ) -> None:
     costs: list[int] = []
     for rows in (10, 10_000):
-        store._opened().writer.connection().execute(FILL, [rows])
+        store.session.opened().writer.connection().execute(FILL, [rows])
         instructions = 0
 
         def tick() -> int:
@@ -535,7 +540,7 @@ def test_a_retry_costs_the_same_however_often_the_request_was_sent_before(
             instructions += 1
             return 0
 
-        reader = store._opened().reader.connection()
+        reader = store.session.opened().reader.connection()
         reader.set_progress_handler(tick, 1)
         assert store.earlier("anonymous", ONCE_BY_HASH, now=NOW, since=NOW) is None
         reader.set_progress_handler(None, 0)
@@ -545,7 +550,7 @@ def test_a_retry_costs_the_same_however_often_the_request_was_sent_before(
 
 def instructions_of(store: PeeweeStore, messages: list[str]) -> int:
     """Return how many instructions SQLite executes to keep a request."""
-    connection = store._opened().writer.connection()
+    connection = store.session.opened().writer.connection()
     count = 0
 
     def tick() -> int:
@@ -577,6 +582,6 @@ def test_a_list_of_ten_thousand_messages_comes_back(unsynced: PeeweeStore) -> No
     assert found is not None
     assert found.request is not None
     assert found.request.messages == said
-    file = unsynced._opened()
-    assert unsynced._commits.run(lambda: file.erase("anonymous", "ada")) == 1
+    file = unsynced.session.opened()
+    assert unsynced.session._commits.run(lambda: file.erase("anonymous", "ada")) == 1
     assert counts(unsynced) == (0, 0)

@@ -84,7 +84,7 @@ def store(path: Path) -> Iterator[PeeweeStore]:
 
 
 def test_every_commit_is_synced_to_the_disk(store: PeeweeStore) -> None:
-    writer = store._opened().writer
+    writer = store.session.opened().writer
     assert writer.execute_sql("PRAGMA synchronous").fetchone() == (2,)  # FULL
     assert writer.execute_sql("PRAGMA journal_mode").fetchone() == ("wal",)
 
@@ -107,7 +107,7 @@ def test_what_is_begun_and_finished_is_in_the_file_when_the_call_returns(
 def test_waiting_callers_share_a_commit_and_each_waits_for_its_own(
     store: PeeweeStore, path: Path, mocker: MockerFixture
 ) -> None:
-    file = store._opened()
+    file = store.session.opened()
     commits = mocker.spy(file.writer, "commit")
     missing: list[int] = []
     blocker = sqlite3.connect(path, isolation_level=None)
@@ -124,7 +124,9 @@ def test_waiting_callers_share_a_commit_and_each_waits_for_its_own(
     threads = [threading.Thread(target=begin, args=(n,)) for n in range(20)]
     for thread in threads:
         thread.start()
-    while len(store._commits._waiting) < 19:  # all but the leader, who waits for the blocker
+    while (
+        len(store.session._commits._waiting) < 19
+    ):  # all but the leader, who waits for the blocker
         pass
     blocker.execute("COMMIT")
     blocker.close()
@@ -279,7 +281,9 @@ def test_an_answer_is_kept_compressed(store: PeeweeStore) -> None:
     relayed = exchange(request=REQUEST)
     store.begin(relayed, BOUNDS)
     store.finish(replace(ended(relayed), answer=[b'{"choices":[{"delta":{}}]}'] * 1000))
-    [size] = store._opened().writer.execute_sql("SELECT length(answer) FROM exchange").fetchone()
+    [size] = (
+        store.session.opened().writer.execute_sql("SELECT length(answer) FROM exchange").fetchone()
+    )
     assert size < 1000
 
 
@@ -288,7 +292,7 @@ def test_an_answer_is_kept_compressed(store: PeeweeStore) -> None:
 
 def opcodes(store: PeeweeStore) -> int:
     """Return how many instructions SQLite executes for a history, a measure without a clock."""
-    file = store._opened()
+    file = store.session.opened()
     count = 0
 
     def tick() -> int:
@@ -318,14 +322,14 @@ def test_a_history_costs_the_same_in_a_large_log_and_in_a_long_conversation(tmp_
     costs = []
     for rows, users in [(60, 2), (60_000, 2_000), (60_000, 2)]:
         with closing(PeeweeStore(tmp_path / f"{rows}-{users}.db")) as store:
-            writer = store._opened().writer
+            writer = store.session.opened().writer
             writer.connection().execute(FILL, {"rows": rows, "users": users})
             costs.append(opcodes(store))
     assert costs[0] == costs[1] == costs[2]
 
 
 def test_a_history_is_read_by_its_index_without_sorting(store: PeeweeStore) -> None:
-    file = store._opened()
+    file = store.session.opened()
     query = file._queries.history
     values = query.values({"caller": "c", "user_id": "u", "turns": 20})
     plan = file.writer.execute_sql(f"EXPLAIN QUERY PLAN {query.sql}", values).fetchall()
@@ -338,19 +342,19 @@ def test_a_history_is_read_by_its_index_without_sorting(store: PeeweeStore) -> N
 
 
 def test_models_and_migrations_describe_the_same_tables(store: PeeweeStore) -> None:
-    writer = store._opened().writer
+    writer = store.session.opened().writer
     rows = (ExchangeRow, RefusalRow, MessageTextRow, MessageChainRow)
     *tables_and_columns, indexes = diff_models(writer, [bound(row, writer) for row in rows])
     assert [list(changes) for changes in tables_and_columns] == [[], [], [], []]
     assert {index.name for index in indexes} == {
         *("exchange_conversation", "exchange_history", "exchange_open"),
         *("exchange_key", "exchange_request", "exchange_parameters", "exchange_messages"),
-        "message_text_digest",
+        *("message_text_digest", "exchange_in_flight"),
     }
 
 
 def test_the_schema_itself_keeps_what_is_one_of_a_kind(store: PeeweeStore) -> None:
-    writer = store._opened().writer
+    writer = store.session.opened().writer
     unique = {
         index.name: index.columns
         for table in ("exchange", "message_text", "message_chain")
@@ -525,7 +529,7 @@ def test_erased_text_is_nowhere_in_the_files(store: PeeweeStore, path: Path) -> 
 
 def test_a_full_database_says_so_keeps_reading_and_recovers(store: PeeweeStore) -> None:
     store.begin(exchange(0), BOUNDS)
-    writer = store._opened().writer
+    writer = store.session.opened().writer
     [pages] = writer.execute_sql("PRAGMA page_count").fetchone()
     writer.execute_sql(f"PRAGMA max_page_count = {pages}")
     with pytest.raises(StorageFull):
@@ -567,7 +571,7 @@ def test_a_folder_that_does_not_exist_is_named_as_the_problem(tmp_path: Path) ->
 
 def test_a_read_only_database_says_so(store: PeeweeStore) -> None:
     store.check()
-    store._opened().writer.execute_sql("PRAGMA query_only = ON")
+    store.session.opened().writer.execute_sql("PRAGMA query_only = ON")
     with pytest.raises(StorageReadOnly):
         store.begin(exchange(), BOUNDS)
 
@@ -663,7 +667,7 @@ def test_erasing_says_when_the_text_is_still_in_the_log_of_writes(
     store: PeeweeStore, path: Path
 ) -> None:
     store.begin(exchange(), BOUNDS)
-    store._opened().reader.timeout = 0
+    store.session.opened().reader.timeout = 0
     with closing(sqlite3.connect(path, isolation_level=None)) as reader:
         reader.execute("BEGIN")
         reader.execute("SELECT count(*) FROM exchange").fetchone()

@@ -3,6 +3,7 @@
 import json
 import logging
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -18,10 +19,10 @@ from chatport.adapters import (
     WindowTable,
 )
 from chatport.domain import errors
-from chatport.domain.allowance import Limit
 from chatport.domain.errors import ChatportError
 from chatport.domain.limits import RateLimiter
 from chatport.domain.model import LogQuery, State
+from chatport.domain.rules import Limit
 from chatport.entrypoints.faults import STATUS, fault_of, openai_body
 
 from .faults import KEY, PROMPT, QUOTED, Fault, page, refusal
@@ -61,7 +62,11 @@ def made(kind: type[ChatportError]) -> ChatportError:
         errors.InvalidField: ("field", "is wrong"),
         errors.InvalidUserId: ("user_id", "is wrong"),
         errors.InvalidUnicode: ("prompt", "is wrong"),
-        errors.RateLimited: ("user", "20 per minute", 1.5),
+        errors.Refused: ("user", "5 tokens per day", "No."),
+        errors.RateLimited: ("user", "20 requests per minute", 1.5),
+        errors.TooManyInFlight: ("user", "8 in flight"),
+        errors.ExceedsLimit: ("user", "5 tokens per day", "6 tokens"),
+        errors.BudgetExceeded: ("user", "5 tokens per day", ("1", "2", "3"), datetime.now(UTC)),
     }
     return kind(*arguments.get(kind, ()))
 
@@ -79,7 +84,8 @@ def test_every_error_of_the_table_is_told_in_openais_form(
     assert response.headers["Cache-Control"] == "no-store"
     assert response.headers["X-Content-Type-Options"] == "nosniff"
     assert ("x-should-retry" in response.headers) + ("Retry-After" in response.headers) < 2
-    family = {429: "rate_limit_error"}.get(
+    words = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
+    family = words.get(
         STATUS[kind], "server_error" if STATUS[kind] >= 500 else "invalid_request_error"
     )
     assert error["type"] == family

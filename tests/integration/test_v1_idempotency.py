@@ -20,10 +20,10 @@ from chatport.adapters import (
     SystemClock,
 )
 from chatport.domain import errors
-from chatport.domain.allowance import Limit
 from chatport.domain.limits import RateLimiter
 from chatport.domain.model import LogQuery, State
 from chatport.domain.ports import ConversationStore
+from chatport.domain.rules import Limit
 
 from .faults import AMPLE_SECONDS, SOON
 from .relaying import ASKED, PATH, SEED, STREAMED, WITH_USAGE, Wire, error_of, wire_to

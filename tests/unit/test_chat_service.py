@@ -19,6 +19,7 @@ from chatport.domain import (
     State,
     Usage,
 )
+from chatport.domain.callers import Caller
 from chatport.domain.errors import (
     ChatportError,
     ContentFiltered,
@@ -31,6 +32,7 @@ from chatport.domain.errors import (
     UpstreamRateLimited,
     UpstreamTimeout,
 )
+from chatport.domain.spending import NO_CLAIM, Claim
 
 MakeService = Callable[..., ChatService]
 
@@ -199,23 +201,24 @@ def test_a_limit_refuses_names_its_rule_and_stores_nothing(
     ask(service)
     with pytest.raises(RateLimited) as refused:
         ask(service)
-    assert str(refused.value) == "The user limit of 2 per minute is reached; try again in 60 s."
-    assert refused.value.rule == "user"
+    sentence = "The user limit of 2 requests per minute is reached; try again in 61 s."
+    assert str(refused.value) == sentence
+    assert refused.value.rule == "user 2 requests per minute"
     assert refused.value.retry_after_seconds == pytest.approx(60.001)
     assert (len(log(store)), len(gateway.calls)) == (2, 2)
     assert sum(store.refusals.values()) == 1
     assert ask(service, user_id="bob") == "one"
 
 
-def test_the_nearest_limit_is_reported_with_the_reply(make_service: MakeService) -> None:
+def test_what_is_left_of_each_limit_is_reported_with_the_reply(make_service: MakeService) -> None:
     limits = limiter(
         user=[Limit(amount=5, window_seconds=60)], total=[Limit(amount=3, window_seconds=7)]
     )
     service = make_service(ScriptedGateway("one"), limiter=limits)
-    allowance = service.reply(ChatRequest(prompt="Hello")).allowance
-    assert allowance is not None
-    assert (allowance.charge.rule, allowance.remaining) == ("total", 2)
-    assert str(allowance.charge.limit) == "3 per 7 seconds"
+    user, total = service.reply(ChatRequest(prompt="Hello")).allowances
+    assert (user.charge.rule, user.remaining) == ("user", 4)
+    assert (total.charge.rule, total.remaining) == ("total", 2)
+    assert str(total.charge.limit) == "3 requests per 7 seconds"
 
 
 def test_errors_after_admission_carry_what_is_left_of_the_limits(make_service: MakeService) -> None:
@@ -223,13 +226,13 @@ def test_errors_after_admission_carry_what_is_left_of_the_limits(make_service: M
     service = make_service(ScriptedGateway(Script(raises=UpstreamTimeout())), limiter=limits)
     with pytest.raises(UpstreamTimeout) as failed:
         ask(service)
-    assert failed.value.allowance is not None
-    assert failed.value.allowance.remaining == 4
+    assert failed.value.allowances
+    assert failed.value.allowances[0].remaining == 4
 
 
 def test_without_limits_nothing_is_counted(make_service: MakeService) -> None:
     service = make_service(ScriptedGateway("one"), limiter=limiter())
-    assert service.reply(ChatRequest(prompt="Hello")).allowance is None
+    assert service.reply(ChatRequest(prompt="Hello")).allowances == ()
 
 
 def test_a_second_prompt_at_the_same_time_is_refused_without_a_call(
@@ -240,7 +243,7 @@ def test_a_second_prompt_at_the_same_time_is_refused_without_a_call(
     stream = service.stream(ChatRequest(prompt="first", user_id="ada"))
     with pytest.raises(ConversationBusy) as busy:
         ask(service, "second")
-    assert busy.value.allowance is not None
+    assert not busy.value.allowances  # nothing was taken
     assert (len(gateway.calls), len(log(store))) == (1, 1)
     stream.close()
     assert ask(service, "third") == "one"
@@ -325,9 +328,9 @@ class InterruptedStore(MemoryStore):
             self._at = ""
             raise KeyboardInterrupt
 
-    def begin(self, exchange: Exchange, bounds: HistoryBounds) -> Any:
+    def begin(self, exchange: Exchange, bounds: HistoryBounds, claim: Claim = NO_CLAIM) -> Any:
         self._interrupt("begin", before=True)
-        history = super().begin(exchange, bounds)
+        history = super().begin(exchange, bounds, claim)
         self._interrupt("begin", before=False)
         return history
 
@@ -391,10 +394,10 @@ def test_a_prompt_that_is_too_long_takes_nothing_from_the_limits(make_service: M
 
 def test_callers_are_limited_apart_also_for_users_of_the_same_name() -> None:
     limits = limiter(user=[Limit(amount=1, window_seconds=60)])
-    limits.admit("one", "ada")
-    limits.admit("other", "ada")
+    limits.admit(Caller(name="one"), "ada", 1)
+    limits.admit(Caller(name="other"), "ada", 1)
     with pytest.raises(RateLimited):
-        limits.admit("one", "ada")
+        limits.admit(Caller(name="one"), "ada", 1)
 
 
 def test_times_come_from_the_clock_alone(

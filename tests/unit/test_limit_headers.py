@@ -4,7 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chatport.domain.allowance import Allowance, Charge, Limit
+from chatport.domain.allowance import Allowance, Charge
+from chatport.domain.rules import Limit, Unit
 from chatport.entrypoints.limit_headers import duration, limit_headers
 
 
@@ -47,13 +48,25 @@ def test_a_duration_is_never_shorter_than_the_time_it_tells(seconds: float) -> N
 
 
 def test_the_headers_are_those_of_the_nearest_limit() -> None:
-    charge = Charge(rule="user", key="anonymous/ada", limit=Limit(amount=20, window_seconds=60))
-    assert limit_headers(Allowance(charge=charge, remaining=19, reset_seconds=3.001)) == {
-        "x-ratelimit-limit-requests": "20",
-        "x-ratelimit-remaining-requests": "19",
+    def left(remaining: int, amount: int, unit: Unit = Unit.REQUESTS) -> Allowance:
+        limit = Limit(amount=amount, window_seconds=60, unit=unit)
+        charge = Charge(rule="user", key="anonymous/ada", limit=limit)
+        return Allowance(charge=charge, remaining=remaining, reset_seconds=3.001)
+
+    assert limit_headers([left(19, 20), left(18, 18), left(7, 1000, Unit.TOKENS)]) == {
+        "x-ratelimit-limit-requests": "18",
+        "x-ratelimit-remaining-requests": "18",
         "x-ratelimit-reset-requests": "4s",
+        "x-ratelimit-limit-tokens": "1000",
+        "x-ratelimit-remaining-tokens": "7",
+        "x-ratelimit-reset-tokens": "4s",
+    }
+    assert set(limit_headers([left(1, 2, Unit.TOKENS)])) == {
+        "x-ratelimit-limit-tokens",
+        "x-ratelimit-remaining-tokens",
+        "x-ratelimit-reset-tokens",
     }
 
 
 def test_there_are_no_headers_where_there_is_no_limit() -> None:
-    assert limit_headers(None) == {}
+    assert limit_headers([]) == {}

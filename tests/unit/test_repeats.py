@@ -24,6 +24,7 @@ from chatport.domain import (
     Usage,
     errors,
 )
+from chatport.domain.callers import Caller
 from chatport.domain.errors import (
     CallerGone,
     ChatportError,
@@ -54,6 +55,7 @@ from chatport.domain.errors import (
 )
 from chatport.domain.relay import Once, Relay, RequestText
 from chatport.domain.repeats import FINAL
+from chatport.domain.spending import NO_CLAIM, Claim
 
 MakeService = Callable[..., ChatService]
 Ask = Callable[..., ChatRequest]
@@ -153,7 +155,7 @@ def test_the_same_key_gets_the_same_answer_without_a_call_or_a_charge(
     assert (first.text, first.replayed) == ("one two three", False)
     for _ in range(3):
         again = service.reply(asked(request_id="request-2"))
-        assert again == replace(first, allowance=None, replayed=True)
+        assert again == replace(first, allowances=(), replayed=True)
     assert (again.exchange_id, len(gateway.calls), len(log(store))) == ("request-1", 1, 1)
     with pytest.raises(RateLimited):
         service.reply(asked(once=with_key(key="key-2")))
@@ -179,7 +181,7 @@ def test_the_same_key_gets_the_same_stream_piece_by_piece(
     again = service.stream(asked())
     assert (first.replayed, again.replayed) == (False, True)
     assert (again.exchange_id, again.user_id) == (first.exchange_id, "ada")
-    assert (again.allowance, again.reply) == (None, None)
+    assert (again.allowances, again.reply) == ((), None)
     assert play(again) == pieces
     assert first.reply is not None
     assert again.reply is not None
@@ -249,9 +251,9 @@ def test_an_answer_is_said_again_also_after_days(
 def test_a_key_belongs_to_its_caller(make_service: MakeService, asked: Ask) -> None:
     gateway = ScriptedGateway("mine", "theirs")
     service = make_service(gateway)
-    assert service.reply(asked(caller="one")).text == "mine"
-    assert service.reply(asked(caller="other")).text == "theirs"
-    assert service.reply(asked(caller="one")).text == "mine"
+    assert service.reply(asked(caller=Caller(name="one"))).text == "mine"
+    assert service.reply(asked(caller=Caller(name="other"))).text == "theirs"
+    assert service.reply(asked(caller=Caller(name="one"))).text == "mine"
 
 
 def test_a_user_id_that_was_made_for_the_first_call_is_given_again(
@@ -299,7 +301,7 @@ def test_a_failure_that_may_be_billed_is_said_again_without_a_call(
         assert (again.value.code, again.value.may_be_billed) == (kind.code, True)
         assert (again.value.upstream_status, again.value.upstream_request_id) == (504, "req_7")
         assert (again.value.exchange_id, again.value.replayed) == ("request-1", True)
-        assert again.value.allowance is None
+        assert again.value.allowances == ()
     assert len(gateway.calls) == 1
     assert [(e.state, e.error_code, e.attempts) for e in log(store)] == [
         (State.FAILED, kind.code, 1)
@@ -446,7 +448,7 @@ def test_a_key_that_was_used_for_another_request_is_refused(
     play(stream)
     with pytest.raises(IdempotencyKeyReused) as refused:
         getattr(service, how)(another)
-    assert refused.value.allowance is None
+    assert refused.value.allowances == ()
     assert (len(gateway.calls), len(log(store))) == (1, 1)
 
 
@@ -459,7 +461,7 @@ def test_a_key_that_is_in_flight_is_refused(
     stream = service.stream(asked())
     with pytest.raises(IdempotencyInProgress) as refused:
         getattr(service, how)(asked())
-    assert (refused.value.retry_after_seconds, refused.value.allowance) == (1.0, None)
+    assert (refused.value.retry_after_seconds, refused.value.allowances) == (1.0, ())
     play(stream)
     assert service.reply(asked()).replayed is True
     assert (len(gateway.calls), len(log(store))) == (1, 1)
@@ -519,11 +521,13 @@ def test_a_busy_store_leaves_the_key_unused(make_service: MakeService, asked: As
     class BusyAtFirst(MemoryStore):
         begun = 0
 
-        def begin(self, exchange: Exchange, bounds: HistoryBounds) -> History:
+        def begin(
+            self, exchange: Exchange, bounds: HistoryBounds, claim: Claim = NO_CLAIM
+        ) -> History:
             self.begun += 1
             if self.begun == 1:
                 raise StorageBusy
-            return super().begin(exchange, bounds)
+            return super().begin(exchange, bounds, claim)
 
     gateway = ScriptedGateway("one")
     service = make_service(gateway, store=BusyAtFirst())
@@ -726,8 +730,8 @@ def test_a_retry_is_not_merged_with_another_callers_call(
     make_service: MakeService, clock: Any, asked: Ask
 ) -> None:
     service = make_service(ScriptedGateway("mine", "theirs"))
-    service.reply(asked(caller="one", once=FIRST))
-    assert service.reply(asked(caller="other", once=RETRY)).text == "theirs"
+    service.reply(asked(caller=Caller(name="one"), once=FIRST))
+    assert service.reply(asked(caller=Caller(name="other"), once=RETRY)).text == "theirs"
 
 
 def test_strangers_who_say_the_same_do_not_get_to_share_a_user_id(

@@ -2,18 +2,29 @@
 
 import subprocess
 import sys
+from contextlib import closing
 from datetime import timedelta
+from pathlib import Path
 
 import pytest
 from pytest_mock import MockerFixture
 
-from chatport.adapters import MemoryStore
-from chatport.domain import ChatRequest
+from chatport.adapters import (
+    MemoryStore,
+    PeeweeKeys,
+    PeeweeStore,
+    SqliteSession,
+    SystemClock,
+    random_key_id,
+    random_secret,
+)
+from chatport.domain import Caller, ChatRequest
+from chatport.domain.keys import Keys
 from chatport.entrypoints import server
 from chatport.entrypoints.settings import Settings
 from chatport.entrypoints.wiring import Place, assembled
 
-SERVING = server.Serving(host="127.0.0.1", port=0, workers=1, offline=True, insecure_open=False)
+SERVING = server.Serving(host="127.0.0.1", port=0, workers=1, offline=True)
 
 
 @pytest.mark.parametrize(
@@ -50,17 +61,45 @@ def test_on_windows_the_application_is_handed_to_waitress(
     assert recover.call_count == 1
 
 
-@pytest.mark.parametrize("host", ["0.0.0.0", "::", "10.0.0.1", "example.com"])
-def test_an_address_that_strangers_reach_is_refused(host: str) -> None:
-    serving = server.Serving(host=host, port=0, workers=1, offline=True, insecure_open=False)
-    with pytest.raises(server.CannotServe, match="--insecure-open"):
-        server.check_address(serving)
+OUTSIDE = ["0.0.0.0", "::", "10.0.0.1", "example.com"]
+
+
+def serving(host: str) -> server.Serving:
+    return server.Serving(host=host, port=0, workers=1, offline=True)
+
+
+def settings_for(path: Path | str) -> Settings:
+    return Settings.from_mapping({"CHATPORT_DATABASE": str(path)})
+
+
+@pytest.mark.parametrize("host", OUTSIDE)
+@pytest.mark.parametrize("database", ["none yet", "no keys", "memory"])
+def test_an_address_that_strangers_reach_is_refused_while_there_is_no_key(
+    tmp_path: Path, host: str, database: str
+) -> None:
+    path = tmp_path / "chatport.db"
+    if database == "no keys":
+        PeeweeStore(path).check()
+    settings = settings_for("memory:" if database == "memory" else f"sqlite:///{path}")
+    with pytest.raises(server.CannotServe, match="chatport keys create NAME"):
+        server.check_address(settings, serving(host))
+    assert path.exists() == (database == "no keys")
+
+
+def test_with_a_key_any_address_may_be_served(tmp_path: Path) -> None:
+    path = tmp_path / "chatport.db"
+    with closing(SqliteSession(path)) as session:
+        keys = Keys(
+            PeeweeKeys(session), clock=SystemClock(), new_id=random_key_id, new_secret=random_secret
+        )
+        keys.create(Caller(name="shop"))
+        keys.revoke("shop")  # closed for good: what was stored since belongs to somebody
+    server.check_address(settings_for(f"sqlite:///{path}"), serving("0.0.0.0"))
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.0.0.2", "localhost"])
 def test_loopback_addresses_are_served(host: str) -> None:
-    serving = server.Serving(host=host, port=0, workers=1, offline=True, insecure_open=False)
-    server.check_address(serving)
+    server.check_address(settings_for("memory:"), serving(host))
 
 
 def run(script: str) -> str:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from chatport.domain.allowance import Limit
+from chatport.domain.rules import Budget, InFlight, Limit, Period, Unit
 from chatport.entrypoints.settings import (
     Secret,
     Settings,
@@ -37,7 +37,14 @@ def test_the_defaults_are_these() -> None:
             Limit(amount=20, window_seconds=60),
             Limit(amount=500, window_seconds=86400),
         ),
+        caller_limit=(),
         total_limit=(Limit(amount=300, window_seconds=60),),
+        user_budget=(),
+        caller_budget=(),
+        total_budget=(),
+        max_output_tokens=None,
+        prices=None,
+        proxy_hops=0,
         limit_store="memory:",
         system_prompt="",
         history_tokens=8000,
@@ -55,7 +62,14 @@ def test_every_setting_is_taken() -> None:
             "CHATPORT_MODEL": "m",
             "CHATPORT_DATABASE": "memory:",
             "CHATPORT_USER_LIMIT": "1/second",
+            "CHATPORT_CALLER_LIMIT": "9 in flight",
             "CHATPORT_TOTAL_LIMIT": "",
+            "CHATPORT_USER_BUDGET": "1 token/day",
+            "CHATPORT_CALLER_BUDGET": "2 tokens/day",
+            "CHATPORT_TOTAL_BUDGET": "3 USD/month",
+            "CHATPORT_MAX_OUTPUT_TOKENS": "4",
+            "CHATPORT_PRICES": "prices.toml",
+            "CHATPORT_PROXY_HOPS": "1",
             "CHATPORT_LIMIT_STORE": "memory:",
             "CHATPORT_SYSTEM_PROMPT": "Be\nbrief.",
             "CHATPORT_HISTORY_TOKENS": "1",
@@ -71,7 +85,14 @@ def test_every_setting_is_taken() -> None:
     assert settings.model == "m"
     assert settings.database is None
     assert settings.user_limit == (Limit(amount=1, window_seconds=1),)
+    assert settings.caller_limit == (InFlight(amount=9),)
     assert settings.total_limit == ()
+    assert settings.user_budget == (Budget(amount=1, unit=Unit.TOKENS, period=Period.DAY),)
+    assert settings.caller_budget == (Budget(amount=2, unit=Unit.TOKENS, period=Period.DAY),)
+    assert [str(budget) for budget in settings.total_budget] == ["3 USD per month"]
+    assert settings.max_output_tokens == 4
+    assert settings.prices == Path("prices.toml")
+    assert settings.proxy_hops == 1
     assert settings.system_prompt == "Be\nbrief."
     assert settings.history_tokens == 1
     assert settings.timeout_seconds == 0.5
@@ -133,7 +154,8 @@ URL = "OPENAI_BASE_URL must be a URL such as https://api.openai.com/v1."
 DATABASE = (
     "CHATPORT_DATABASE must be sqlite:///FILE (four slashes for an absolute path) or memory:."
 )
-USER_LIMIT = "CHATPORT_USER_LIMIT must be limits such as 20/minute;500/day, or empty for none."
+LIMITS = "must be limits such as 20/minute; 50000 tokens/hour; 8 in flight."
+USER_LIMIT = f"CHATPORT_USER_LIMIT {LIMITS}"
 SECONDS = "CHATPORT_TIMEOUT_SECONDS must be a number of seconds, above 0 and up to 3600."
 BYTES = "CHATPORT_MAX_PROMPT_BYTES must be a whole number from 1."
 
@@ -264,8 +286,15 @@ def test_the_settings_can_be_shown_with_the_key_as_three_stars() -> None:
         ("CHATPORT_MODELS", ""),
         ("CHATPORT_DATABASE", "sqlite:///chatport.db"),
         ("CHATPORT_USER_LIMIT", "20/minute;500/day"),
+        ("CHATPORT_CALLER_LIMIT", ""),
         ("CHATPORT_TOTAL_LIMIT", "300/minute"),
+        ("CHATPORT_USER_BUDGET", ""),
+        ("CHATPORT_CALLER_BUDGET", ""),
+        ("CHATPORT_TOTAL_BUDGET", ""),
+        ("CHATPORT_MAX_OUTPUT_TOKENS", ""),
+        ("CHATPORT_PRICES", ""),
         ("CHATPORT_LIMIT_STORE", "memory:"),
+        ("CHATPORT_PROXY_HOPS", "0"),
         ("CHATPORT_SYSTEM_PROMPT", ""),
         ("CHATPORT_HISTORY_TOKENS", "8000"),
         ("CHATPORT_TIMEOUT_SECONDS", "120"),

@@ -1,0 +1,65 @@
+"""The way to one SQLite file, for all that is kept in it."""
+
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+from .group_commit import GroupCommit, Offload, run_here
+from .sqlite_database import SqliteFile
+from .sqlite_faults import translated
+
+T = TypeVar("T")
+
+
+class SqliteSession:
+    """Opens a file at first use, and takes turns on its two connections.
+
+    Nothing is opened before the first use, so that it may be made before a fork.
+
+    Args:
+        path: The database file; it is made, and brought to the current schema, at first use.
+        offload: Where blocking work may run; for servers whose threads are not threads.
+    """
+
+    def __init__(self, path: str | Path, offload: Offload = run_here) -> None:
+        self._path = Path(path).absolute()
+        self._offload = offload
+        self._opening = threading.Lock()
+        self._reading = threading.Lock()
+        self._file: SqliteFile | None = None
+        self._commits: GroupCommit
+
+    def write(self, work: Callable[[SqliteFile], T]) -> T:
+        """Run `work` in a transaction of the writer; return its result when that is durable.
+
+        `work` either raises before it has written anything, or does all its writing.
+        """
+        file = self.opened()
+        with translated():
+            return self._commits.run(lambda: work(file))
+
+    def read(self, work: Callable[[SqliteFile], T]) -> T:
+        """Return the result of `work` on the reader, which sees what is committed."""
+        file = self.opened()
+        found: list[T] = []
+        with translated(), self._reading:
+            self._offload(lambda: found.append(work(file)))
+        return found[0]
+
+    def opened(self) -> SqliteFile:
+        """Return the open file."""
+        if self._file is None:
+            with self._opening, translated():
+                if self._file is None:
+                    file = SqliteFile(self._path)
+                    self._commits = GroupCommit(file.writer, self._offload)
+                    self._file = file
+        return self._file
+
+    def close(self) -> None:
+        """Close the file; the next use opens it again."""
+        with self._opening:
+            if self._file is not None:
+                self._file.close()
+                self._file = None

@@ -1,0 +1,65 @@
+"""How many tokens of the prompt were cached, as a provider may or may not say it."""
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from chatport.adapters.openai_answers import StreamedAnswer, completion
+from chatport.domain.model import Usage
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+    lambda some: st.lists(some) | st.dictionaries(st.text(), some),
+    max_leaves=5,
+)
+
+
+def told(usage: dict[str, Any], *, relayed: bool = False) -> Usage | None:
+    """Return what is read from an answer with this usage, streamed or not; it is the same."""
+    choice = {"index": 0, "message": {"content": "Hi"}, "finish_reason": "stop"}
+    plain = completion(
+        json.dumps({"choices": [choice], "usage": usage}).encode(), None, relayed=relayed
+    )
+    chunk = json.dumps({"choices": [], "usage": usage}).encode()
+    [delta] = StreamedAnswer(relayed=relayed).read([chunk])
+    assert plain.usage == delta.usage
+    return plain.usage
+
+
+def counted(details: Any) -> dict[str, Any]:
+    return {"prompt_tokens": 100, "completion_tokens": 7, "prompt_tokens_details": details}
+
+
+@pytest.mark.parametrize("relayed", [True, False])
+@pytest.mark.parametrize("cached", [0, 1, 99, 100])
+def test_the_cached_tokens_of_the_prompt_are_read(cached: int, relayed: bool) -> None:
+    usage = counted({"cached_tokens": cached, "audio_tokens": 0})
+    expected = Usage(prompt_tokens=100, completion_tokens=7, cached_tokens=cached)
+    assert told(usage, relayed=relayed) == expected
+
+
+@pytest.mark.parametrize(
+    "details",
+    [
+        *(None, {}, [], "sixty-four", 64, True, {"cached_tokens": None}, {"cached_tokens": "64"}),
+        *({"cached_tokens": 64.0}, {"cached_tokens": True}, {"cached_tokens": -1}),
+        *({"cached_tokens": 101}, {"cached_tokens": 2**70}, {"cached_tokens": {"x": 1}}),
+    ],
+)
+def test_what_is_not_clearly_a_count_is_none(details: Any) -> None:
+    assert told(counted(details)) == Usage(prompt_tokens=100, completion_tokens=7)
+
+
+def test_a_provider_need_not_say_it() -> None:
+    usage = told({"prompt_tokens": 100, "completion_tokens": 7})
+    assert usage == Usage(prompt_tokens=100, completion_tokens=7, cached_tokens=0)
+
+
+@given(JSON | st.fixed_dictionaries({"cached_tokens": JSON}))
+def test_no_details_break_an_answer(details: Any) -> None:
+    usage = told(counted(details))
+    assert usage is not None
+    assert 0 <= usage.cached_tokens <= 100
