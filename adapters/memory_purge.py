@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from chatport.domain.model import Exchange, State
 from chatport.domain.retention import Purged, PurgeSpan
 from chatport.domain.rules import Period
+from chatport.domain.spending import OPEN
 
 from .memory_ledger import MemoryLedger, Used
 
@@ -73,7 +74,12 @@ def purge_statistics(
     minute = before.astimezone(UTC).replace(second=0, microsecond=0)
     days = [key for key in ledger.usage if key[2] < day]
     minutes = [key for key in refusals if key[2] < minute]
-    periods = [key for key in ledger.balances if key[2] < (month if len(key[2]) == 7 else day)]  # noqa: PLR2004  # 2026-11
+    ends = {7: month, 10: day}
+    periods = [
+        key
+        for key, balance in ledger.balances.items()
+        if key[2] < ends.get(len(key[2]), "") or (key[2] == OPEN and not balance.reserved.calls)
+    ]
     for key in days:
         del ledger.usage[key]
     for at in minutes:
@@ -96,3 +102,5 @@ def unname(ledger: MemoryLedger, caller: str, user_id: str | None) -> None:
     if user_id is None:
         for account in [key for key in ledger.balances if key[0] == caller and key[1]]:
             del ledger.balances[account]
+    else:
+        ledger.balances.pop((caller, user_id, OPEN), None)

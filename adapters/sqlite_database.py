@@ -97,16 +97,16 @@ class SqliteFile:
         exchange = claim.estimated(exchange, history)
         row = {**to_row(exchange), "owner": self.life_sign.owner, "reserved_in": 0, **NO_REQUEST}
         row["context_from"] = history.context_from
+        if exchange.request is None:
+            self._interrupt_abandoned_turn(row)
         if claim.ceilings:
-            if exchange.request is None:
-                self._interrupt_abandoned_turn(row)
             row["reserved_in"] = self._reserve(claim, exchange)
         else:
             claim.admit(exchange)
         if exchange.request is not None:
             texts = self._texts.keep(exchange.caller, exchange.request)
             row["parameters_id"], row["messages_id"] = texts
-        self._insert(row)
+        self._run(self._queries.insert, row)
         return history
 
     @contextmanager
@@ -130,13 +130,6 @@ class SqliteFile:
         user = {"caller": exchange.caller, "user_id": exchange.user_id}
         past = self._run(self._queries.history, {**user, "turns": bounds.turns + 1})
         return newest_within(bounds, map(_past_turn, past))
-
-    def _insert(self, row: Row) -> None:
-        try:
-            self._run(self._queries.insert, row)
-        except peewee.IntegrityError:
-            self._interrupt_abandoned_turn(row)
-            self._run(self._queries.insert, row)
 
     def _reserve(self, claim: Claim, exchange: Exchange) -> int:
         """Reserve; calls that nobody will finish are not in flight any more."""

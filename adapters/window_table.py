@@ -117,12 +117,12 @@ class WindowTable(Storage, SlidingWindowCounterSupport):
         """Take `amount` from the window if that much is left of it."""
         now = self._monotonic()
         window = self._window(key, expiry, now)
-        weighted = window.previous * (1 - (now - window.start) / expiry) + window.current
-        admitted = floor(weighted) + amount <= limit
+        left = expiry - (now - window.start)
+        admitted = floor(window.previous * left / expiry + window.current) + amount <= limit
         if admitted:
             window = window._replace(current=window.current + amount)
             self._keep(window, now)
-        self.last, self.last_left = window, expiry - (now - window.start)
+        self.last, self.last_left = window, left
         return admitted
 
     def correct(self, key: str, expiry: int, start: float, difference: int) -> None:

@@ -33,6 +33,9 @@ USER_FIELDS = ("safety_identifier", "user")
 OUTPUT_FIELDS = ("max_completion_tokens", "max_tokens")
 """How long one answer may get; the first is OpenAI's newer word."""
 
+MOST_TOKENS = 10**9
+"""No answer is that long; what is above would only overflow a database's sums."""
+
 DATA_URL = re.compile(r'"data:[^"]*"')
 IMAGE_BYTES = 10_000
 """Of text, that cost as many tokens as an image: some 2,500 for OpenAI's models, at most."""
@@ -160,7 +163,7 @@ def _max_tokens(asked: Mapping[str, Any]) -> int | None:
     """Return how long all answers together may get, if the client says so in a way we know."""
     named = [asked.get(name) for name in OUTPUT_FIELDS]
     most = next((each for each in named if type(each) is int and each > 0), None)
-    return None if most is None else most * _answers(asked)
+    return None if most is None else min(most * _answers(asked), MOST_TOKENS)
 
 
 def _answers(asked: Mapping[str, Any]) -> int:

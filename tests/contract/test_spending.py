@@ -80,6 +80,19 @@ def accounts(store: ConversationStore) -> dict[tuple[str, str, str], tuple[int, 
     return {key: amounts[:4] for key, amounts in held.items() if any(amounts) and key[2] != "open"}
 
 
+def open_calls(store: ConversationStore) -> dict[tuple[str, str], int]:
+    """Return how many calls are in flight, of each caller's users, of callers, and in all."""
+    if isinstance(store, MemoryStore):
+        found = store.ledger.balances.items()
+        held = {key[:2]: each.reserved.calls for key, each in found if key[2] == "open"}
+    else:
+        assert isinstance(store, PeeweeStore)
+        query = "SELECT caller, user_id, reserved_calls FROM spending WHERE period = 'open'"
+        rows = store.session.read(lambda file: file.reader.execute_sql(query).fetchall())
+        held = {(caller, user_id): calls for caller, user_id, calls in rows}
+    return {owner: calls for owner, calls in held.items() if calls}
+
+
 def usage(store: ConversationStore) -> dict[tuple[str, str, str], tuple[int, ...]]:
     """Return the counts by caller, user and day; of one model only."""
     if isinstance(store, MemoryStore):
@@ -232,19 +245,69 @@ def test_all_budgets_reserve_or_none_wherever_the_one_without_room_stands(
 
 
 @pytest.mark.parametrize("key", [None, "key-1"])
-@pytest.mark.parametrize("error", [ModelNotPriced(), RateLimited("user", "1 requests per day", 9)])
-def test_what_its_admission_refuses_is_not_written(
-    store: ConversationStore, make_exchange: MakeExchange, error: ChatportError, key: str | None
+def test_what_has_no_price_is_not_written(
+    store: ConversationStore, make_exchange: MakeExchange, key: str | None
 ) -> None:
     def refuse(exchange: Exchange, history: History) -> Exchange:
-        raise error
+        raise ModelNotPriced
 
     refused = make_exchange(idempotency_key=key, request_hash="hash")
-    with pytest.raises(type(error)) as raised:
+    with pytest.raises(ModelNotPriced):
         store.begin(refused, BOUNDS, Claim(ceilings=ceilings([(USER, usd(100))]), estimated=refuse))
-    assert raised.value is error
     assert (ids(store), accounts(store), usage(store)) == ([], {}, {})
     store.begin(make_exchange(), BOUNDS)  # nor is the conversation busy
+
+
+@pytest.mark.parametrize("rules", [(), ((USER, tokens(100)), (TOTAL, InFlight(amount=1)))])
+@pytest.mark.parametrize("request_text", [None, REQUEST])
+@pytest.mark.parametrize("key", [None, "key-1"])
+def test_what_its_admission_refuses_is_not_written(
+    store: ConversationStore,
+    make_exchange: MakeExchange,
+    key: str | None,
+    request_text: RequestText | None,
+    rules: tuple[tuple[Scope, Rule], ...],
+) -> None:
+    full = RateLimited("user", "1 requests per day", 9)
+
+    def refuse(exchange: Exchange) -> None:
+        raise full
+
+    exchange = make_exchange(idempotency_key=key, request_hash="hash", request=request_text)
+    with pytest.raises(RateLimited) as refused:
+        store.begin(exchange, BOUNDS, replace(claim(*rules), admit=refuse))
+    assert refused.value is full
+    assert (ids(store), accounts(store), open_calls(store), usage(store)) == ([], {}, {}, {})
+    store.begin(make_exchange(), BOUNDS, claim(*rules))  # nor is anything in its way
+
+
+@pytest.mark.parametrize(
+    ("rule", "user_id", "key"),
+    [
+        ((TOTAL, tokens(99)), "bob", None),
+        ((TOTAL, tokens(9)), "bob", None),
+        ((TOTAL, InFlight(amount=1)), "bob", None),
+        ((TOTAL, tokens(500)), "ada", None),  # whose conversation is busy
+        ((TOTAL, tokens(500)), "bob", "key-1"),  # which is in use
+    ],
+)
+def test_what_something_else_is_in_the_way_of_is_never_admitted(
+    store: ConversationStore,
+    make_exchange: MakeExchange,
+    rule: tuple[Scope, Rule],
+    user_id: str,
+    key: str | None,
+) -> None:
+    admitted: list[Exchange] = []
+    wide = (TOTAL, tokens(500)), (TOTAL, InFlight(amount=5))
+    first = make_exchange(idempotency_key="key-1", request_hash="one")
+    store.begin(first, BOUNDS, replace(claim(*wide), admit=admitted.append))
+    assert [exchange.id for exchange in admitted] == ["exchange-0"]
+    assert admitted[0].usage == Usage(prompt_tokens=45, completion_tokens=5, estimated=True)
+    second = make_exchange(user_id=user_id, idempotency_key=key, request_hash="two")
+    with pytest.raises(ChatportError):
+        store.begin(second, BOUNDS, replace(claim(rule), admit=admitted.append))
+    assert len(admitted) == 1
 
 
 def test_a_relay_reserves_as_a_turn_does(
@@ -743,6 +806,39 @@ def test_calls_that_nobody_will_finish_are_not_in_flight(
         store.begin(make_exchange(user_id="joe", **at_its_end), BOUNDS, claim(*rules))
 
 
+@pytest.mark.parametrize("request_text", [None, REQUEST])
+def test_a_call_is_in_flight_until_it_has_its_outcome_whatever_that_is(
+    store: ConversationStore,
+    make_exchange: MakeExchange,
+    completed: MakeExchange,
+    request_text: RequestText | None,
+) -> None:
+    rules = (USER, InFlight(amount=2)), (CALLER, InFlight(amount=9)), (TOTAL, InFlight(amount=9))
+    fields = {"idempotency_key": "key-1", "request_hash": "one", "request": request_text}
+    answered, lost, erased = (make_exchange(user_id=name) for name in ("eve", "joe", "bob"))
+    tried = make_exchange(**fields)
+    for exchange in (answered, lost, erased, tried):
+        store.begin(exchange, BOUNDS, claim(*rules))
+    assert open_calls(store) == {
+        **{("anonymous", name): 1 for name in ("ada", "bob", "eve", "joe")},
+        ("anonymous", ""): 4,
+        ("", ""): 4,
+    }
+    store.finish(completed(answered))
+    store.erase("anonymous", "bob")
+    store.finish(failed(tried))
+    again = make_exchange(id=tried.id, **fields)
+    store.begin(again, BOUNDS, claim(*rules))
+    expected = {("anonymous", "ada"): 1, ("anonymous", "joe"): 1, ("anonymous", ""): 2, ("", ""): 2}
+    assert open_calls(store) == expected
+    for outcome in (completed(answered), failed(erased), failed(tried)):
+        with pytest.raises(ExchangeLost):
+            store.finish(outcome)
+    assert open_calls(store) == expected
+    assert store.recover(NEXT_YEAR) == 2
+    assert open_calls(store) == {}
+
+
 # Erasing
 
 
@@ -813,3 +909,28 @@ def test_closing_and_opening_again_changes_no_account(
     store.close()
     store.begin(make_exchange(), BOUNDS, claim((USER, tokens(500))))
     assert accounts(store) == {("anonymous", "ada", "2026-11-23"): (15, 0, 50, 0)}
+
+
+def names_of_open_accounts(store: ConversationStore) -> set[str]:
+    if isinstance(store, MemoryStore):
+        return {key[1] for key in store.ledger.balances if key[2] == "open" and key[1]}
+    assert isinstance(store, PeeweeStore)
+    query = "SELECT user_id FROM spending WHERE period = 'open' AND user_id <> ''"
+    rows = store.session.read(lambda file: file.reader.execute_sql(query).fetchall())
+    return {name for (name,) in rows}
+
+
+def test_a_count_of_calls_in_flight_goes_with_its_user_or_when_nothing_is_in_flight(
+    store: ConversationStore, make_exchange: MakeExchange, completed: MakeExchange
+) -> None:
+    several = claim((USER, InFlight(amount=2)))
+    for name in ("ada", "bob", "eve"):
+        exchange = make_exchange(user_id=name)
+        store.begin(exchange, BOUNDS, several)
+        if name != "eve":
+            store.finish(completed(exchange))
+    assert names_of_open_accounts(store) == {"ada", "bob", "eve"}
+    store.erase("anonymous", "ada")
+    assert names_of_open_accounts(store) == {"bob", "eve"}
+    store.purge_statistics(NEXT_YEAR)
+    assert names_of_open_accounts(store) == {"eve"}  # whose call is still open

@@ -326,17 +326,15 @@ def test_what_is_left_of_a_list_in_between_can_be_read(unsynced: PeeweeStore) ->
 
 
 def test_large_answers_go_one_in_a_transaction_and_small_ones_together(
-    unsynced: PeeweeStore, transactions: list[int]
+    unsynced: PeeweeStore,
 ) -> None:
     noise = random.Random(1)
     for n in range(3):
         keep(unsynced, exchange(n), answer=[noise.randbytes(BYTES)])
     for n in range(3, 9):
         keep(unsynced, exchange(n), answer=[noise.randbytes(BYTES // 4)])
-    transactions.clear()
     steps = drain(unsynced, PurgeSpan(until=9))
     assert [step.count for step in steps] == [1, 1, 1, 3, 3]
-    assert len(transactions) == 2 * 5  # after each another one, that merges words
 
 
 def test_large_messages_count_where_nothing_else_needs_them(unsynced: PeeweeStore) -> None:
@@ -389,13 +387,10 @@ def test_a_purge_merges_words_only_in_a_transaction_of_its_own(unsynced: PeeweeS
     marks = [line.split("VALUES ")[-1].strip() for line in words]
     assert marks[:2] == ["('automerge', 0)", "('crisismerge', 1999)"]
     assert marks[2].startswith("DELETE FROM exchange")
-    assert marks[3:] == [
-        "('automerge', 4)",
-        "('crisismerge', 16)",
-        "COMMIT",
-        "('merge', 64)",
-        "COMMIT",
-    ]
+    assert marks[3:6] == ["('automerge', 4)", "('crisismerge', 16)", "COMMIT"]
+    assert set(marks[6::2]) == {"('merge', 16)"}
+    assert set(marks[7::2]) == {"COMMIT"}
+    assert len(marks) <= 6 + 2 * 3
     assert merging(unsynced) == {"automerge": 4, "crisismerge": 16}
 
 
@@ -509,7 +504,8 @@ def test_the_word_index_is_merged_in_bounded_steps_even_if_others_never_stop(
     monkeypatch.setattr(SqliteFile, "merge_words", merge)
     keep(unsynced, exchange(0))
     unsynced.tidy()
-    assert calls == [-64, 64, 64]
+    assert calls[:2] == [-16, 16]
+    assert len(calls) < 10
 
 
 def test_statistics_go_in_transactions_of_some_hundred_rows(
@@ -606,3 +602,19 @@ def test_a_store_that_was_closed_purges_after_it_is_opened_again(store: PeeweeSt
     assert store.purge(PurgeSpan(until=1), limit=9).count == 1
     store.close()
     assert store.purge(PurgeSpan(until=2), limit=9).count == 1
+
+
+def test_a_long_write_ahead_log_is_emptied_between_steps(
+    unsynced: PeeweeStore, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else a request whose commit makes it a thousand pages would have to wait for that."""
+    wal = path.with_name("log.db-wal")
+    for n in range(9):
+        keep(unsynced, exchange(n))
+    before = wal.stat().st_size
+    monkeypatch.setattr(sqlite_retention, "WAL_BYTES", 10 * before)
+    unsynced.purge(PurgeSpan(until=3), limit=9)
+    assert wal.stat().st_size > before
+    monkeypatch.setattr(sqlite_retention, "WAL_BYTES", before)
+    unsynced.purge(PurgeSpan(until=6), limit=9)
+    assert wal.stat().st_size == 0

@@ -350,3 +350,52 @@ def test_nothing_but_a_refusal_is_raised_and_every_sentence_can_be_sent(
         "invalid_unicode",
     }
     assert str(told).encode()
+
+
+@pytest.mark.parametrize(
+    ("asked", "most"),
+    [
+        ({}, None),
+        ({"max_tokens": 5}, 5),
+        ({"max_completion_tokens": 7, "max_tokens": 5}, 7),
+        ({"max_completion_tokens": None, "max_tokens": 5}, 5),
+        ({"max_completion_tokens": 7, "n": 3}, 21),
+        ({"max_completion_tokens": 7, "n": 0}, 7),
+        ({"max_completion_tokens": 10**18}, 10**9),
+        ({"max_completion_tokens": 10**9, "n": 10**9}, 10**9),
+        ({"max_completion_tokens": "7"}, None),
+        ({"max_completion_tokens": True}, None),
+        ({"max_completion_tokens": -1}, None),
+        ({"max_completion_tokens": 0}, None),
+        ({"n": 4}, None),
+    ],
+)
+def test_how_long_all_answers_may_get_is_read_and_the_body_left_alone(
+    asked: dict[str, Any], most: int | None
+) -> None:
+    body = json.dumps({"model": "m", "messages": [{"role": "user", "content": "x"}], **asked})
+    found = read(body.encode(), str)
+    assert (found.relay.max_tokens, found.relay.body) == (most, body.encode())
+
+
+@pytest.mark.parametrize(("asked", "cap"), [({}, 900), ({"n": 3}, 300), ({"n": 10_000}, 1)])
+def test_a_request_without_a_bound_gets_that_of_the_operator(
+    asked: dict[str, Any], cap: int
+) -> None:
+    body = {"model": "m", "messages": [{"role": "user", "content": "x"}], **asked}
+    found = read(json.dumps(body).encode(), str, 900)
+    assert found.relay.max_tokens == 900
+    assert json.loads(found.relay.body) == {**body, "max_completion_tokens": cap}
+    own = read(json.dumps({**body, "max_tokens": 5}).encode(), str, 900)
+    assert "max_completion_tokens" not in json.loads(own.relay.body)
+
+
+def test_an_image_counts_the_same_however_large_it_is() -> None:
+    def size(*urls: str) -> int | None:
+        parts = [{"type": "image_url", "image_url": {"url": url}} for url in urls]
+        body = {"model": "m", "messages": [{"role": "user", "content": parts}]}
+        return read(json.dumps(body).encode(), str).relay.size
+
+    small, large = "data:image/png;base64,AAAA", "data:image/png;base64," + "A" * 100_000
+    assert size(small) == size(large)
+    assert (size(small, large) or 0) - (size(small) or 0) in range(10_000, 10_100)
