@@ -94,14 +94,13 @@ class Ceiling(NamedTuple):
 
     def refusal(self, spent: Spend, reserved: Spend, asked: Spend, at: datetime) -> Refused:
         """Return the error that names the rule in the way, and when it will not be."""
-        scope, rule = next(
-            each for each in self.rules if _is_short(each[1], spent, reserved, asked)
-        )
+        short = [each for each in self.rules if _is_short(each[1], spent, reserved, asked)]
+        scope, rule = max(short, key=lambda each: _is_hopeless(each[1], asked))
         if isinstance(rule, InFlight):
             return TooManyInFlight(scope, str(rule))
         used, held, more = (_counted(rule, each) for each in (spent, reserved, asked))
         show = str if rule.unit is Unit.TOKENS else dollars
-        if more > rule.amount:
+        if _is_hopeless(rule, asked):
             return ExceedsLimit(scope, str(rule), f"{show(more)} {rule.unit}")
         amounts = (show(used), show(held), show(more))
         return BudgetExceeded(scope, str(rule), amounts, rule.period.end(at))
@@ -111,6 +110,11 @@ def _is_short(rule: Budget | InFlight, spent: Spend, reserved: Spend, asked: Spe
     if isinstance(rule, InFlight):
         return reserved.calls >= rule.amount
     return sum(_counted(rule, each) for each in (spent, reserved, asked)) > rule.amount
+
+
+def _is_hopeless(rule: Budget | InFlight, asked: Spend) -> bool:
+    """Return whether so much can never be reserved; then waiting cannot help."""
+    return isinstance(rule, Budget) and _counted(rule, asked) > rule.amount
 
 
 def _counted(budget: Budget, spend: Spend) -> int:

@@ -600,6 +600,21 @@ def test_of_budgets_that_are_all_in_the_way_the_one_that_holds_longest_is_named(
     assert refused.value.resets_at == datetime(2026, 12, 1, tzinfo=UTC)
 
 
+@pytest.mark.parametrize(
+    "full",
+    [(TOTAL, tokens(60, Period.MONTH)), (TOTAL, tokens(60)), (USER, tokens(60)), (USER, usd(70))],
+)
+def test_that_waiting_cannot_help_is_said_before_all_else(
+    store: ConversationStore, make_exchange: MakeExchange, full: tuple[Scope, Budget]
+) -> None:
+    small = (USER, tokens(49))
+    store.begin(make_exchange(request=REQUEST), BOUNDS, claim(full, cost=70))
+    for rules in (full, small), (small, full):
+        with pytest.raises(ExceedsLimit) as refused:
+            store.begin(make_exchange(request=REQUEST), BOUNDS, claim(*rules, cost=70))
+        assert refused.value.rule == "user 49 tokens per day"
+
+
 # Whose process died
 
 
@@ -934,3 +949,12 @@ def test_a_count_of_calls_in_flight_goes_with_its_user_or_when_nothing_is_in_fli
     assert names_of_open_accounts(store) == {"bob", "eve"}
     store.purge_statistics(NEXT_YEAR)
     assert names_of_open_accounts(store) == {"eve"}  # whose call is still open
+
+
+def test_of_budgets_over_the_same_account_the_one_that_can_never_admit_is_named(
+    store: ConversationStore, make_exchange: MakeExchange
+) -> None:
+    store.begin(make_exchange(), BOUNDS, claim((TOTAL, tokens(60)), cost=5))
+    both = claim((TOTAL, tokens(60)), (TOTAL, usd(10)), cost=20)
+    with pytest.raises(ExceedsLimit, match="may take 0"):
+        store.begin(make_exchange(user_id="bob"), BOUNDS, both)
