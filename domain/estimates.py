@@ -36,9 +36,9 @@ class Estimate:
         """Return the most tokens that the call may use, prompt and answer."""
         return estimated_tokens(self.context_bytes) + self.output_tokens
 
-    def usage(self, reply: str) -> Usage:
-        """Return what the call has used if this is all that it has answered."""
-        return self._usage(estimated_tokens(utf8_size(reply)))
+    def usage(self, reply: str, size: int = 0) -> Usage:
+        """Return what the call has used if it has answered this, or so many bytes if more."""
+        return self._usage(estimated_tokens(max(utf8_size(reply), size)))
 
     def most(self) -> Usage:
         """Return the most that the call may use."""

@@ -18,6 +18,9 @@ from .model import (
 from .ports import Clock, ConversationStore
 from .text import storable
 
+ENVELOPE = 400
+"""Bytes of an event, or of a whole answer, beside what it says; of OpenAI's, 200 to 350."""
+
 MAX_LABEL = 128
 """Characters. OpenAI's request ids have 36, its finish reasons up to 14."""
 
@@ -125,12 +128,13 @@ class Turn:
             StorageUnavailable: The answer could not be kept.
         """
         text = storable(completion.text)
-        usage = completion.usage or self._estimate.usage(text)
+        pieces = answer if completion.body is None else (completion.body,)
+        usage = completion.usage or self._usage_of(text, pieces)
         self._settle(
             State.COMPLETED,
             text,
             usage,
-            answer=answer if completion.body is None else (completion.body,),
+            answer=pieces,
             final=True,
             finish_reason=_label(completion.finish_reason),
             sanitized=text != completion.text,
@@ -164,7 +168,7 @@ class Turn:
         self._settle(
             state,
             text,
-            partial.usage or self._usage_of_failure(state, text, facts),
+            partial.usage or self._usage_of_failure(state, text, partial, facts),
             answer=partial.answer if facts.passed_on is None else (facts.passed_on,),
             final=facts.may_be_billed,
             sanitized=text != partial.text,
@@ -179,7 +183,7 @@ class Turn:
         self._settle(
             State.CANCELLED,
             text,
-            partial.usage or self._estimate.usage(text),
+            partial.usage or self._usage_of(text, partial.answer),
             answer=partial.answer,
             sanitized=text != partial.text,
             upstream_request_id=_label(partial.upstream_request_id),
@@ -242,10 +246,17 @@ class Turn:
             finished_at=finished_at,
         )
 
-    def _usage_of_failure(self, state: State, reply: str, error: ChatportError) -> Usage | None:
+    def _usage_of(self, reply: str, answer: Sequence[bytes]) -> Usage:
+        """Return what has arrived; a relayed answer may hold more than its first text."""
+        relayed = answer if self._exchange.request is not None else ()
+        return self._estimate.usage(reply, sum(map(len, relayed)) - ENVELOPE * len(relayed))
+
+    def _usage_of_failure(
+        self, state: State, reply: str, partial: Partial, error: ChatportError
+    ) -> Usage | None:
         """Return what has arrived; of what may be billed unseen, the most; or else nothing."""
-        if reply:
-            return self._estimate.usage(reply)
+        if reply or partial.answer:
+            return self._usage_of(reply, partial.answer)
         billed = error.may_be_billed or state is State.INTERRUPTED
         return self._estimate.most() if billed else None
 

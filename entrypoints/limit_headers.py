@@ -1,5 +1,6 @@
 """OpenAI's rate limit headers, since its clients read them."""
 
+import math
 from collections.abc import Sequence
 
 from chatport.domain.allowance import Allowance
@@ -15,7 +16,8 @@ def limit_headers(allowances: Sequence[Allowance]) -> dict[str, str]:
             nearest = min(counted, key=lambda each: each.remaining)
             headers[f"x-ratelimit-limit-{unit}"] = str(nearest.charge.limit.amount)
             headers[f"x-ratelimit-remaining-{unit}"] = str(nearest.remaining)
-            headers[f"x-ratelimit-reset-{unit}"] = duration(nearest.reset_seconds)
+            if math.isfinite(nearest.reset_seconds):  # else waiting does not help at all
+                headers[f"x-ratelimit-reset-{unit}"] = duration(nearest.reset_seconds)
     return headers
 
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from chatport.domain.estimates import DEFAULT_OUTPUT_TOKENS
 from chatport.domain.history import utf8_size
 from chatport.domain.model import USER_ID
 from chatport.domain.relay import Relay, RequestText
@@ -33,10 +34,12 @@ USER_FIELDS = ("safety_identifier", "user")
 OUTPUT_FIELDS = ("max_completion_tokens", "max_tokens")
 """How long one answer may get; the first is OpenAI's newer word."""
 
+MAX_DIGITS = 18
 MOST_TOKENS = 10**9
 """No answer is that long; what is above would only overflow a database's sums."""
 
-DATA_URL = re.compile(r'"data:[^"]*"')
+IMAGE = re.compile(r'"image_url"\s*:')
+IMAGE_DATA = re.compile(r'"image_url"\s*:\s*\{[^{}"]*"url"\s*:\s*"(data:image/[^"]*)"')
 IMAGE_BYTES = 10_000
 """Of text, that cost as many tokens as an image: some 2,500 for OpenAI's models, at most."""
 
@@ -88,7 +91,9 @@ def read(body: bytes, pseudonym: Pseudonym, max_output_tokens: int | None = None
     if fields.stream and not wants_usage:
         changes["stream_options"] = _with_usage(asked)
     max_tokens = _max_tokens(asked.value)
-    if max_output_tokens is not None and max_tokens is None:
+    if max_tokens is None and max_output_tokens is None:
+        max_tokens = _all(asked.value, DEFAULT_OUTPUT_TOKENS)
+    elif max_output_tokens is not None and max_tokens is None:
         max_tokens = max_output_tokens
         changes[OUTPUT_FIELDS[0]] = str(max(1, max_tokens // _answers(asked.value)))
     return RelayedRequest(
@@ -161,20 +166,34 @@ def _text(asked: JSONObject) -> RequestText:
 
 def _max_tokens(asked: Mapping[str, Any]) -> int | None:
     """Return how long all answers together may get, if the client says so in a way we know."""
-    named = [asked.get(name) for name in OUTPUT_FIELDS]
-    most = next((each for each in named if type(each) is int and each > 0), None)
-    return None if most is None else min(most * _answers(asked), MOST_TOKENS)
+    named = [_count(asked.get(name)) for name in OUTPUT_FIELDS]
+    most = max(named)  # of two, the provider may heed either
+    return _all(asked, most) if most else None
+
+
+def _all(asked: Mapping[str, Any], each: int) -> int:
+    return min(each * _answers(asked), MOST_TOKENS)
 
 
 def _answers(asked: Mapping[str, Any]) -> int:
-    wanted = asked.get("n")
-    return wanted if type(wanted) is int and wanted > 0 else 1
+    return max(1, _count(asked.get("n")))
+
+
+def _count(value: Any) -> int:
+    """Return what a provider may read as a count, also if it is not quite one; 0 for nothing."""
+    if isinstance(value, str) and value.isascii() and value.isdigit():
+        value = int(value[:MAX_DIGITS])
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return 0
+    return int(min(max(value, 0), MOST_TOKENS))
 
 
 def _size(text: str) -> int:
     """Return how much the model reads, in bytes; an image costs the same however large it is."""
-    images = [len(found) for found in DATA_URL.findall(text)] if '"data:' in text else []
-    return utf8_size(text) - sum(images) + IMAGE_BYTES * len(images)
+    if '"image_url"' not in text:
+        return utf8_size(text)
+    data = sum(map(len, IMAGE_DATA.findall(text)))
+    return utf8_size(text) - data + IMAGE_BYTES * len(IMAGE.findall(text))
 
 
 def _said_last(message: Mapping[str, Any]) -> str:

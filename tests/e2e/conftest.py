@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -176,9 +177,25 @@ class Service:
             connection.close()
 
     def kill(self) -> None:
-        """Kill all its processes with -9."""
+        """Kill all its processes with -9, and wait until they are dead.
+
+        A worker that is writing to the disk dies only when that is done, after its master.
+        """
         os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait()
+        patience = time.monotonic() + START_SECONDS
+        while self._is_alive() and time.monotonic() < patience:
+            time.sleep(0.005)
+
+    def _is_alive(self) -> bool:
+        for entry in Path("/proc").glob("[0-9]*/stat"):
+            try:
+                state, _, group = entry.read_text().rpartition(")")[2].split()[:3]
+            except OSError:  # it has just ended
+                continue
+            if int(group) == self.process.pid and state not in "ZX":
+                return True
+        return False
 
     def stop(self) -> int:
         """Ask it to stop, and return its exit code."""

@@ -26,7 +26,9 @@ def run(tmp_path: Path) -> Callable[[str], subprocess.CompletedProcess[str]]:
     program = tmp_path / "bin" / "chatport"
     program.write_text(f"#!{sys.executable}\nfrom chatport.entrypoints.cli import main\nmain()\n")
     program.chmod(0o700)
-    variables = {name: value for name, value in os.environ.items() if "CHATPORT" not in name}
+    variables = {
+        name: value for name, value in os.environ.items() if not name.startswith("CHATPORT_")
+    }
     variables["PATH"] = f"{program.parent}:{variables['PATH']}"
 
     def run_line(line: str) -> subprocess.CompletedProcess[str]:
@@ -45,11 +47,11 @@ def test_a_key_a_service_a_limit_and_the_usage(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     assert SERVE == "chatport serve --host 0.0.0.0"
-    created = run(f'{CREATE}; printf %s "$CHATPORT_KEY"')
+    created = run(f'{CREATE}; printf %s "$SHOP_KEY"')
     assert re.fullmatch(r"cp_[0-9a-f]{16}_[A-Za-z0-9_-]{43}", created.stdout), created.stderr
 
     service = serve("--offline", "--host", "0.0.0.0", OPENAI_API_KEY="")
-    monkeypatch.setenv("CHATPORT_KEY", created.stdout)
+    monkeypatch.setenv("SHOP_KEY", created.stdout)
     exec(EXAMPLE.replace(":8000/", f":{service.port}/"), {})
     *answers, refusal = capsys.readouterr().out.splitlines()
     assert answers == ["You said: Hello"] * 3

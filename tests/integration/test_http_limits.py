@@ -18,7 +18,7 @@ from chatport.adapters import (
 from chatport.domain.callers import ANONYMOUS
 from chatport.domain.chat import ChatService
 from chatport.domain.limits import RateLimiter
-from chatport.domain.rules import Limit
+from chatport.domain.rules import Limit, Unit
 from chatport.entrypoints.flask_app import create_app
 
 PATH = "/openai-completion"
@@ -191,3 +191,14 @@ def test_the_wait_is_true_after_any_traffic(gaps: list[float], user: int, total:
         assert service.status() == 429
     service.now = before + milliseconds / 1000
     assert service.status() == 200
+
+
+def test_a_request_that_no_limit_can_ever_admit_is_429_and_not_to_be_sent_again() -> None:
+    service = Service(user=[Limit(amount=4_000, window_seconds=60, unit=Unit.TOKENS)])
+    response = service.client.post(PATH, json={"user_id": "ada", "prompt": "x"})
+    assert response.status_code == 429
+    assert response.json is not None
+    assert response.json["code"] == "exceeds_limit"
+    assert response.headers["x-should-retry"] == "false"
+    assert "Retry-After" not in response.headers
+    assert "x-ratelimit-reset-tokens" not in response.headers

@@ -492,6 +492,19 @@ def test_between_transactions_that_tidy_others_have_as_long_as_each_took(
     assert all(nap > 0 for nap in naps)
 
 
+def test_between_the_transactions_of_one_step_others_get_the_lock(
+    unsynced: PeeweeStore, monkeypatch: pytest.MonkeyPatch, transactions: list[int]
+) -> None:
+    naps: list[float] = []
+    monkeypatch.setattr("chatport.adapters.sqlite_retention.time.sleep", naps.append)
+    for n in range(20):
+        keep(unsynced, exchange(n, prompt=f"some words {n}"))
+    transactions.clear()
+    unsynced.purge(PurgeSpan(until=20), limit=9)
+    assert len(transactions) >= 2
+    assert naps == [0.002] * (len(transactions) - 1)  # twice what a waiting process lets pass
+
+
 def test_the_word_index_is_merged_in_bounded_steps_even_if_others_never_stop(
     unsynced: PeeweeStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:

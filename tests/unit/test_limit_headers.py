@@ -1,5 +1,7 @@
 """OpenAI's rate limit headers."""
 
+import math
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -70,3 +72,13 @@ def test_the_headers_are_those_of_the_nearest_limit() -> None:
 
 def test_there_are_no_headers_where_there_is_no_limit() -> None:
     assert limit_headers([]) == {}
+
+
+def test_a_wait_without_end_has_no_header() -> None:
+    limit = Limit(amount=20, window_seconds=60, unit=Unit.TOKENS)
+    charge = Charge(rule="user", key="anonymous/ada", limit=limit, amount=21)
+    never = Allowance(charge=charge, remaining=20, reset_seconds=math.inf, admitted=False)
+    assert limit_headers([never]) == {
+        "x-ratelimit-limit-tokens": "20",
+        "x-ratelimit-remaining-tokens": "20",
+    }

@@ -355,7 +355,7 @@ def test_nothing_but_a_refusal_is_raised_and_every_sentence_can_be_sent(
 @pytest.mark.parametrize(
     ("asked", "most"),
     [
-        ({}, None),
+        ({}, 4096),
         ({"max_tokens": 5}, 5),
         ({"max_completion_tokens": 7, "max_tokens": 5}, 7),
         ({"max_completion_tokens": None, "max_tokens": 5}, 5),
@@ -363,11 +363,13 @@ def test_nothing_but_a_refusal_is_raised_and_every_sentence_can_be_sent(
         ({"max_completion_tokens": 7, "n": 0}, 7),
         ({"max_completion_tokens": 10**18}, 10**9),
         ({"max_completion_tokens": 10**9, "n": 10**9}, 10**9),
-        ({"max_completion_tokens": "7"}, None),
-        ({"max_completion_tokens": True}, None),
-        ({"max_completion_tokens": -1}, None),
-        ({"max_completion_tokens": 0}, None),
-        ({"n": 4}, None),
+        ({"max_completion_tokens": 1, "max_tokens": 9_000}, 9_000),
+        ({"max_completion_tokens": "7"}, 7),
+        ({"max_completion_tokens": 7.0, "n": "2"}, 14),
+        ({"max_completion_tokens": True}, 4096),
+        ({"max_completion_tokens": -1}, 4096),
+        ({"max_completion_tokens": 0}, 4096),
+        ({"n": 4}, 4 * 4096),
     ],
 )
 def test_how_long_all_answers_may_get_is_read_and_the_body_left_alone(
@@ -399,3 +401,7 @@ def test_an_image_counts_the_same_however_large_it_is() -> None:
     small, large = "data:image/png;base64,AAAA", "data:image/png;base64," + "A" * 100_000
     assert size(small) == size(large)
     assert (size(small, large) or 0) - (size(small) or 0) in range(10_000, 10_100)
+    assert (size("https://example.com/a.png") or 0) > 10_000
+    text = {"role": "user", "content": "data:image/png;base64," + "A" * 100_000}
+    body = {"model": "m", "messages": [text]}
+    assert (read(json.dumps(body).encode(), str).relay.size or 0) > 100_000
