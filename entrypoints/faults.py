@@ -44,11 +44,13 @@ STATUS: dict[type[ChatportError], int] = {
     errors.ContentFiltered: 400,
     errors.ContextLengthExceeded: 400,
     errors.OperatorError: 500,
+    errors.Overloaded: 503,
     errors.StorageUnavailable: 503,
     errors.StorageBusy: 503,
     errors.StorageFull: 503,
     errors.StorageReadOnly: 503,
     errors.StorageCorrupt: 503,
+    errors.StorageLost: 503,
     errors.StorageTooNew: 503,
     errors.UpstreamError: 502,
     errors.UpstreamTimeout: 504,
@@ -62,6 +64,7 @@ STATUS: dict[type[ChatportError], int] = {
     errors.UpstreamRejected: 502,
     errors.UpstreamRateLimited: 503,
     errors.UpstreamQuotaExhausted: 503,
+    errors.UpstreamUnavailable: 503,
     errors.UpstreamOverloaded: 503,
 }
 """The one table; a test asserts that it holds every error of the domain."""

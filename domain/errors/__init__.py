@@ -27,11 +27,13 @@ ChatportError
 │   ├── ContentFiltered         content_filter
 │   └── ContextLengthExceeded   context_length_exceeded
 ├── OperatorError               whoever runs chatport repairs something
+│   ├── Overloaded              overloaded
 │   └── StorageUnavailable      storage_unavailable
 │       ├── StorageBusy         storage_busy
 │       ├── StorageFull         storage_full
 │       ├── StorageReadOnly     storage_readonly
 │       ├── StorageCorrupt      storage_corrupt
+│       ├── StorageLost         storage_lost
 │       └── StorageTooNew       storage_too_new
 └── UpstreamError               upstream_error: the provider failed
     ├── UpstreamTimeout         upstream_timeout
@@ -45,6 +47,7 @@ ChatportError
     ├── UpstreamRejected        upstream_rejected
     ├── UpstreamRateLimited     upstream_rate_limited
     ├── UpstreamQuotaExhausted  upstream_quota_exhausted
+    ├── UpstreamUnavailable     upstream_unavailable
     └── UpstreamOverloaded      upstream_error
 
 The text of an error is chatport's own and is safe to show to anybody: it never holds a key, a
@@ -83,9 +86,11 @@ from .chatport_error import (
 )
 from .operator import (
     OperatorError,
+    Overloaded,
     StorageBusy,
     StorageCorrupt,
     StorageFull,
+    StorageLost,
     StorageReadOnly,
     StorageTooNew,
     StorageUnavailable,
@@ -103,6 +108,7 @@ from .upstream import (
     UpstreamRejected,
     UpstreamTimeout,
     UpstreamTruncated,
+    UpstreamUnavailable,
     UpstreamUnreachable,
 )
 
@@ -131,11 +137,13 @@ __all__ = [
     "ModelNotPriced",
     "NotPermitted",
     "OperatorError",
+    "Overloaded",
     "RateLimited",
     "Refused",
     "StorageBusy",
     "StorageCorrupt",
     "StorageFull",
+    "StorageLost",
     "StorageReadOnly",
     "StorageTooNew",
     "StorageUnavailable",
@@ -152,5 +160,6 @@ __all__ = [
     "UpstreamRejected",
     "UpstreamTimeout",
     "UpstreamTruncated",
+    "UpstreamUnavailable",
     "UpstreamUnreachable",
 ]

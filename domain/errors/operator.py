@@ -7,6 +7,13 @@ class OperatorError(ChatportError):
     """Whoever runs chatport has something to repair."""
 
 
+class Overloaded(OperatorError):
+    """As many requests as this server takes are being answered; this one was not begun."""
+
+    code = "overloaded"
+    message = "The server is answering as many requests as it can; try again shortly."
+
+
 class StorageUnavailable(OperatorError):
     """The database does not answer, so nothing may be called or acknowledged."""
 
@@ -43,6 +50,13 @@ class StorageCorrupt(StorageUnavailable):
 
     code = "storage_corrupt"
     message = "The database file is damaged; restore it from a backup."
+
+
+class StorageLost(StorageUnavailable):
+    """The database file was deleted or replaced while it was open."""
+
+    code = "storage_lost"
+    message = "The database file was deleted or replaced; put it back, and restart the server."
 
 
 class StorageTooNew(StorageUnavailable):

@@ -91,6 +91,13 @@ class UpstreamQuotaExhausted(UpstreamError):
     message = "The server's account at the provider has no credit left."
 
 
+class UpstreamUnavailable(UpstreamError):
+    """It has failed so often that it is left alone for a while; it was not called."""
+
+    code = "upstream_unavailable"
+    message = "The provider of the model has failed repeatedly; it is asked again shortly."
+
+
 class UpstreamOverloaded(UpstreamError):
     """The provider says that it is overloaded; in its code a plain `upstream_error`."""
 

@@ -106,6 +106,7 @@ UPSTREAM = [
     (errors.UpstreamRejected, 502, "upstream_rejected", "false"),
     (errors.UpstreamRateLimited, 503, "upstream_rate_limited", None),
     (errors.UpstreamQuotaExhausted, 503, "upstream_quota_exhausted", "false"),
+    (errors.UpstreamUnavailable, 503, "upstream_unavailable", None),
     (errors.UpstreamOverloaded, 503, "upstream_error", None),
     (errors.ContentFiltered, 400, "content_filter", None),
     (errors.ContextLengthExceeded, 400, "context_length_exceeded", None),
@@ -136,6 +137,7 @@ STORAGE = [
     (errors.StorageFull, "storage_full", None),
     (errors.StorageReadOnly, "storage_readonly", None),
     (errors.StorageCorrupt, "storage_corrupt", None),
+    (errors.StorageLost, "storage_lost", None),
     (errors.StorageTooNew, "storage_too_new", None),
 ]
 
