@@ -21,7 +21,7 @@ from chatport.domain.ports import LLMGateway
 
 from .openai_answers import StreamedAnswer, completion, model_cards
 from .sse import SSEDecoder
-from .upstream_connection import STILL_WANTED, TransportLimits
+from .upstream_connection import STILL_WANTED, WITHIN_SECONDS, TransportLimits
 from .upstream_faults import translated
 from .upstream_transport import UpstreamTransport
 
@@ -83,13 +83,14 @@ class OpenAIGateway(LLMGateway):
 
 
 class _Body(bytes):
-    """A request's body, and whether its answer is still wanted once it has been silent for a while.
+    """A request's body, how long its call may take, and whether its answer is still wanted.
 
     The SDK hands a body on as it is, and has no other place for what the transport must know. A
     whole answer is always wanted, since it can be asked for again.
     """
 
     still_wanted: Callable[[], bool] | None = None
+    within_seconds: float | None = None
 
 
 class _Client(openai.OpenAI):
@@ -135,7 +136,11 @@ class _Client(openai.OpenAI):
         method, body = options.method.upper(), options.content
         if not isinstance(body, _Body | None):
             raise TypeError("only our own calls are sent")
-        extensions = {} if body is None else {STILL_WANTED: body.still_wanted}
+        extensions: dict[str, Any] = {}
+        if body is not None:
+            extensions[STILL_WANTED] = body.still_wanted
+            if body.within_seconds is not None:
+                extensions[WITHIN_SECONDS] = body.within_seconds
         return httpx2.Request(
             method,
             self._urls[method],
@@ -146,7 +151,9 @@ class _Client(openai.OpenAI):
 
 
 def _body(request: CompletionRequest, *, stream: bool) -> _Body:
-    return _Body(_encode(request, stream=stream) if request.body is None else request.body)
+    body = _Body(_encode(request, stream=stream) if request.body is None else request.body)
+    body.within_seconds = request.within_seconds
+    return body
 
 
 def _encode(request: CompletionRequest, *, stream: bool) -> bytes:

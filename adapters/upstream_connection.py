@@ -22,6 +22,9 @@ MAX_HEADER_BYTES = 65_536
 STILL_WANTED = "chatport.still_wanted"
 """The extension of a request that says whether anybody still waits for its answer to begin."""
 
+WITHIN_SECONDS = "chatport.within_seconds"
+"""The extension of a request that says how long the call may take, if that is less."""
+
 ERRORS_FROM = 400
 """RFC 9110: the statuses of errors."""
 

@@ -10,6 +10,8 @@ import math
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 from typing import Any
 
 import httpx2
@@ -81,6 +83,9 @@ BY_STATUS: Mapping[int, type[ChatportError]] = {
 """Other statuses: from 500 an UpstreamError, below UpstreamRejected."""
 
 
+FOR_OPERATORS = frozenset({UpstreamAuthFailed, UpstreamQuotaExhausted})
+"""Only people can repair these. The breaker sees to it that they are not logged for ever."""
+
 PASSED_ON = frozenset({400, 404, 413, 422})
 """The statuses that say what the client did wrong, which a developer needs to read."""
 
@@ -142,15 +147,14 @@ def _from_status(error: openai.APIStatusError) -> ChatportError:
     status = error.status_code
     kind = BY_STATUS.get(status, UpstreamError if status >= 500 else UpstreamRejected)  # noqa: PLR2004  # RFC 9110: server errors
     kind = BY_CODE.get(error.code or "", _by_words(error) or kind)
-    logger.warning("upstream fault %s: HTTP status %s", kind.code, status)
-    retry_after = None
+    level = logging.ERROR if kind in FOR_OPERATORS else logging.WARNING
+    logger.log(level, "upstream fault %s: HTTP status %s", kind.code, status)
+    fault = kind(upstream_status=status, upstream_request_id=error.request_id)
     if kind in {UpstreamRateLimited, UpstreamOverloaded}:
-        retry_after = _retry_after_seconds(error.response.headers)
-    return kind(
-        retry_after_seconds=retry_after,
-        upstream_status=status,
-        upstream_request_id=error.request_id,
-    )
+        told = _told_seconds(error.response.headers)
+        fault.waits_as_told = told is not None
+        fault.retry_after_seconds = 1.0 if told is None else told
+    return fault
 
 
 def _by_words(error: openai.APIStatusError) -> type[ChatportError] | None:
@@ -161,13 +165,25 @@ def _by_words(error: openai.APIStatusError) -> type[ChatportError] | None:
     return next((kind for words, kind in BY_WORDS if words in said), None)
 
 
-def _retry_after_seconds(headers: httpx2.Headers) -> float:
-    """Return the provider's own waiting time, from 1 second to an hour; 1 where it names none."""
+def _told_seconds(headers: httpx2.Headers) -> float | None:
+    """Return the provider's own waiting time, from 1 second to an hour; None if it names none."""
     try:
-        seconds = float(headers.get("retry-after", "1"))
-    except ValueError:  # a date, which no provider sends
-        return 1.0
-    return min(max(seconds, 1.0), 3600.0) if math.isfinite(seconds) else 1.0
+        if (milliseconds := headers.get("retry-after-ms")) is not None:
+            seconds = float(milliseconds) / 1000
+        else:
+            seconds = _seconds(headers["retry-after"])
+    except (KeyError, ValueError, OverflowError):
+        return None
+    return min(max(seconds, 1.0), 3600.0) if math.isfinite(seconds) else None
+
+
+def _seconds(retry_after: str) -> float:
+    """Return the seconds that a header names, as a number or as a date."""
+    try:
+        return float(retry_after)
+    except ValueError:
+        at = parsedate_to_datetime(retry_after)
+        return (at.replace(tzinfo=at.tzinfo or UTC) - datetime.now(UTC)).total_seconds()
 
 
 def _passed_on(error: openai.APIStatusError, key: str) -> bytes | None:

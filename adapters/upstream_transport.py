@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 import httpx2
 
-from .upstream_connection import STILL_WANTED, Connection, TransportLimits
+from .upstream_connection import STILL_WANTED, WITHIN_SECONDS, Connection, TransportLimits
 
 ENCODING = b"content-encoding"
 """Nothing is unpacked: what is compressed is refused, or is an error's text that nobody needs."""
@@ -34,7 +34,8 @@ class UpstreamTransport(httpx2.BaseTransport):
 
     def handle_request(self, request: httpx2.Request) -> httpx2.Response:
         """Send the request, and return the answer with its body still to be read."""
-        deadline = time.monotonic() + self._limits.total
+        within = request.extensions.get(WITHIN_SECONDS, self._limits.total)
+        deadline = time.monotonic() + min(within, self._limits.total)
         connection = self._connection(request.url, deadline)
         try:
             connection.send(request)

@@ -25,6 +25,7 @@ from .rules import Budget, InFlight, Limit, Period, Unit
 from .spending import Claim
 from .stream import ChatStream
 from .turn import Reply
+from .upstreams import Upstream, Upstreams
 
 __all__ = [
     "ANONYMOUS",
@@ -66,6 +67,8 @@ __all__ = [
     "Role",
     "State",
     "Unit",
+    "Upstream",
+    "Upstreams",
     "Usage",
     "UsageLog",
 ]

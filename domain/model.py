@@ -70,6 +70,7 @@ class CompletionRequest:
         max_tokens: The longest answer; None for what the model has in it. A body says it itself.
         still_wanted: Asked every few seconds of silence before a streamed answer begins; False
             ends the call.
+        within_seconds: How long the call may take; None for as long as the gateway allows.
     """
 
     model: str
@@ -77,6 +78,7 @@ class CompletionRequest:
     body: bytes | None = None
     max_tokens: int | None = None
     still_wanted: Callable[[], bool] = always
+    within_seconds: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,6 +87,7 @@ class Completion:
 
     Attributes:
         body: The answer as it came, if the request was passed on as it was.
+        attempts: How often the provider was called for it.
     """
 
     text: str
@@ -92,6 +95,7 @@ class Completion:
     usage: Usage | None = None
     upstream_request_id: str | None = None
     body: bytes | None = None
+    attempts: int = 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,6 +107,7 @@ class Delta:
 
     Attributes:
         events: The provider's own events, as they came, if the request was passed on as it was.
+        attempts: How often the provider was called, where it was more than once.
     """
 
     text: str = ""
@@ -110,6 +115,7 @@ class Delta:
     finish_reason: str | None = None
     usage: Usage | None = None
     upstream_request_id: str | None = None
+    attempts: int = 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

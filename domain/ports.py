@@ -50,7 +50,7 @@ class LLMGateway(Protocol):
 
     @abstractmethod
     def complete(self, request: CompletionRequest) -> Completion:
-        """Return the whole answer. Call the provider at most once, and not for ever.
+        """Return the whole answer. Ask for it once, unless that cannot cost twice; not for ever.
 
         Raises:
             UpstreamError: The provider failed; which subclass says how.

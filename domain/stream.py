@@ -72,6 +72,7 @@ class LiveStream(ChatStream):
         self._answer: list[bytes] = []
         self._finish_reason: str | None = None
         self._usage: Usage | None = None
+        self._attempts = 1
         self._upstream_request_id: str | None = None
         self._ended = False
         self._unwritten = 0
@@ -105,6 +106,7 @@ class LiveStream(ChatStream):
     def _take(self, delta: Delta) -> None:
         self._finish_reason = delta.finish_reason or self._finish_reason
         self._usage = delta.usage or self._usage
+        self._attempts = max(self._attempts, delta.attempts)
         self._upstream_request_id = delta.upstream_request_id or self._upstream_request_id
         if delta.text:
             self._parts.append(delta.text)
@@ -139,6 +141,7 @@ class LiveStream(ChatStream):
                 finish_reason=self._finish_reason,
                 usage=self._usage,
                 upstream_request_id=self._upstream_request_id,
+                attempts=self._attempts,
             ),
             self._answer,
         )
@@ -158,6 +161,7 @@ class LiveStream(ChatStream):
             usage=self._usage,
             upstream_request_id=self._upstream_request_id,
             answer=self._answer,
+            attempts=self._attempts,
         )
 
 

@@ -66,6 +66,7 @@ class Partial:
     usage: Usage | None = None
     upstream_request_id: str | None = None
     answer: Sequence[bytes] = ()
+    attempts: int = 0
 
 
 NOTHING = Partial()
@@ -139,6 +140,7 @@ class Turn:
             finish_reason=_label(completion.finish_reason),
             sanitized=text != completion.text,
             turn_tokens=self._turn_tokens(usage),
+            attempts=completion.attempts,
             upstream_request_id=_label(completion.upstream_request_id),
         )
         return Reply(
@@ -173,6 +175,7 @@ class Turn:
             final=facts.may_be_billed,
             sanitized=text != partial.text,
             error_code=facts.code if state is State.FAILED else "server_shutdown",
+            attempts=max(facts.attempts, partial.attempts),
             upstream_status=facts.upstream_status,
             upstream_request_id=_label(facts.upstream_request_id or partial.upstream_request_id),
         )
@@ -185,6 +188,7 @@ class Turn:
             text,
             partial.usage or self._usage_of(text, partial.answer),
             answer=partial.answer,
+            attempts=partial.attempts or 1,
             sanitized=text != partial.text,
             upstream_request_id=_label(partial.upstream_request_id),
         )
@@ -198,12 +202,16 @@ class Turn:
             so_far = {"reply": storable(partial.text), "answer": partial.answer}
             self._store.checkpoint(replace(self._exchange, **so_far))  # type: ignore[arg-type]  # as below
 
-    def _settle(self, state: State, reply: str, usage: Usage | None, **facts: object) -> None:
+    def _settle(
+        self, state: State, reply: str, usage: Usage | None, *, attempts: int, **facts: object
+    ) -> None:
         if self._settled:
             return
         self._settled = True
         try:
-            self._write_outcome(state, reply, usage, facts)
+            self._write_outcome(
+                state, reply, usage, {**facts, "attempts": self._exchange.attempts + attempts}
+            )
         finally:
             self._admission.settle(usage)
 
@@ -216,7 +224,6 @@ class Turn:
             "reply": reply,
             "usage": usage,
             "nanodollars": self._estimate.cost(self._exchange.model, usage) if usage else None,
-            "attempts": self._exchange.attempts + 1,
             **facts,
         }
         closed = replace(self._exchange, finished_at=finished_at, **outcome)  # type: ignore[arg-type]  # the keys are fields of Exchange, as every test of an outcome shows

@@ -103,7 +103,9 @@ class Alive(Exact):
 class Ready(Exact):
     """The service can be asked."""
 
-    status: Literal["ready"]
+    status: Literal["ready", "degraded"] = Field(
+        description="`degraded` while a provider is left alone because it failed."
+    )
     checks: dict[str, str] = Field(description="The condition of each part.")
 
 

@@ -24,7 +24,7 @@ def chat(user: str, *, offline: bool) -> None:
     from .wiring import MissingKeyError, Place, assembled  # noqa: PLC0415  # `--help` needs none of it
 
     settings = load_settings()
-    if not offline and settings.api_key is None:
+    if not offline and settings.lacks_key:
         stop(EXIT_SETTINGS, str(MissingKeyError()))
     with faults_end_the_program(), assembled(settings, Place(offline=offline)) as parts:
         answered = True

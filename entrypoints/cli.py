@@ -53,7 +53,7 @@ def serve(host: str, port: int, workers: int | None, *, offline: bool, check: bo
     from .wiring import MissingKeyError  # noqa: PLC0415
 
     settings = load_settings(show=check)
-    if not offline and settings.api_key is None:
+    if not offline and settings.lacks_key:
         stop(EXIT_SETTINGS, str(MissingKeyError()))
     if check:
         return
@@ -79,7 +79,8 @@ def _announce(host: str, port: int, settings: Settings, *, offline: bool) -> Non
         line = "OFFLINE: there is no model behind this server; answers only repeat the prompt."
         click.secho(line, err=True, bold=True, fg="yellow")
     host = f"[{host}]" if ":" in host else host
-    upstream = "offline" if offline else f"{settings.model} at {settings.base_url}"
+    places = ", ".join(each.url for each in settings.upstreams)
+    upstream = "offline" if offline else f"{settings.model} at {places}"
     click.echo(
         f"chatport: http://{host}:{port} -> {upstream}, log in {settings.database or 'memory'}",
         err=True,

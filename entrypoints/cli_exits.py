@@ -9,7 +9,12 @@ from typing import NoReturn
 
 import click
 
-from chatport.domain.errors import ChatportError, StorageTooNew, StorageUnavailable
+from chatport.domain.errors import (
+    ChatportError,
+    StorageCorrupt,
+    StorageTooNew,
+    StorageUnavailable,
+)
 
 from .settings import Settings, SettingsError, load_environment, printable
 
@@ -17,6 +22,11 @@ EXIT_FAILED = 1
 EXIT_SETTINGS = 2
 EXIT_STORAGE = 3
 EXIT_STORAGE_TOO_NEW = 5
+
+RESTORE = (
+    "The database file is damaged; stop whatever uses it, move it and its -wal and -shm to another"
+    " folder, copy a backup into its place, and start again."
+)
 
 
 def load_settings(*, show: bool = False) -> Settings:
@@ -38,6 +48,8 @@ def faults_end_the_program() -> Iterator[None]:
         yield
     except StorageTooNew as error:
         stop(EXIT_STORAGE_TOO_NEW, str(error))
+    except StorageCorrupt:
+        stop(EXIT_STORAGE, RESTORE)
     except StorageUnavailable as error:
         stop(EXIT_STORAGE, str(error))
     except ChatportError as error:

@@ -19,8 +19,10 @@ def blueprint(ready: Callable[[], dict[str, str]]) -> Blueprint:
     @api.get("/readyz")
     def readyz() -> tuple[dict[str, Any], int]:
         try:
-            return {"status": "ready", "checks": ready()}, 200
+            checks = ready()
         except ChatportError as error:
             return {"status": "not ready", "reason": str(error), "code": error.code}, 503
+        troubled = any(check.startswith("degraded") for check in checks.values())
+        return {"status": "degraded" if troubled else "ready", "checks": checks}, 200
 
     return api

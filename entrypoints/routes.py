@@ -30,6 +30,7 @@ COMPLETION: Kinds = (
     errors.ContentFiltered,
     errors.ContextLengthExceeded,
     *IDEMPOTENCY,
+    errors.Overloaded,
     *STORAGE,
     *UPSTREAM,
 )

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 from injector import Injector, Module, provider, singleton
 
@@ -15,8 +16,10 @@ from chatport.domain.history import HistoryBounds
 from chatport.domain.keys import Keys
 from chatport.domain.limits import RateLimiter
 from chatport.domain.ports import Clock, ConversationStore, LimitCounter, LLMGateway, PriceList
+from chatport.domain.upstreams import Upstream, Upstreams
 
 from .admin import Admin
+from .setting_values import UpstreamSetting
 from .settings import Settings
 
 Offload = Callable[[Callable[[], None]], None]
@@ -69,14 +72,14 @@ class Parts:
     ready: Ready
 
 
-def condition(store: ConversationStore, upstream: str) -> dict[str, str]:
+def condition(store: ConversationStore, upstream: Callable[[], str]) -> dict[str, str]:
     """Return the condition of each part.
 
     Raises:
         StorageUnavailable: The log cannot be written, so nothing may be asked of us.
     """
     store.check()
-    return {"store": "ok", "limiter": "ok", "upstream": upstream}
+    return {"store": "ok", "limiter": "ok", "upstream": upstream()}
 
 
 class ServiceModule(Module):
@@ -97,30 +100,37 @@ class ServiceModule(Module):
             return MemoryStore()
         from chatport.adapters import PeeweeStore  # noqa: PLC0415  # only what is chosen is imported
 
-        options = {"offload": self._place.offload} if self._place.offload else {}
+        options: dict[str, Any] = {"offload": self._place.offload} if self._place.offload else {}
         store = PeeweeStore(self._settings.database, **options)
         self._closing.callback(store.close)
         return store
 
     @provider
     @singleton
-    def gateway(self) -> LLMGateway:
+    def gateway(self, clock: Clock) -> LLMGateway:
         """Return the way to the provider, or the answers without one."""
         if self._place.offline:
             from chatport.adapters import OfflineGateway  # noqa: PLC0415  # only what is chosen is imported
 
             return OfflineGateway()
-        if self._settings.api_key is None:
-            raise MissingKeyError
+        return Upstreams(
+            [self._upstream(each) for each in self._settings.upstreams],
+            clock,
+            total_seconds=self._settings.timeout_seconds,
+        )
+
+    def _upstream(self, setting: UpstreamSetting) -> Upstream:
         from chatport.adapters import OpenAIGateway  # noqa: PLC0415  # a third of a second
 
+        if setting.key is None:
+            raise MissingKeyError
         gateway = OpenAIGateway(
-            api_key=self._settings.api_key.reveal(),
-            base_url=self._settings.base_url,
+            api_key=setting.key.reveal(),
+            base_url=setting.url,
             timeout_seconds=self._settings.timeout_seconds,
         )
         self._closing.callback(gateway.close)
-        return gateway
+        return Upstream(name=setting.url, gateway=gateway)
 
     @provider
     @singleton
@@ -159,7 +169,7 @@ class ServiceModule(Module):
         from chatport.adapters import GenaiPriceList, read_prices  # noqa: PLC0415  # a tenth of a second
 
         own = read_prices(self._settings.prices) if self._settings.prices else {}
-        return GenaiPriceList(base_url=self._settings.base_url, overrides=own)
+        return GenaiPriceList(base_url=self._settings.upstreams[0].url, overrides=own)
 
     @provider
     @singleton
@@ -232,15 +242,22 @@ class ServiceModule(Module):
     @provider
     @singleton
     def parts(
-        self, service: ChatService, store: ConversationStore, doorkeeper: Doorkeeper, admin: Admin
+        self,
+        service: ChatService,
+        store: ConversationStore,
+        gateway: LLMGateway,
+        doorkeeper: Doorkeeper,
+        admin: Admin,
     ) -> Parts:
         """Return what entrypoints ask for."""
+        alone = OFFLINE if self._place.offline else "ok"
+        upstream = gateway.condition if isinstance(gateway, Upstreams) else lambda: alone
         return Parts(
             service=service,
             store=store,
             doorkeeper=doorkeeper,
             admin=admin,
-            ready=partial(condition, store, OFFLINE if self._place.offline else "ok"),
+            ready=partial(condition, store, upstream),
         )
 
 

@@ -16,6 +16,8 @@ class ChatportError(Exception):
         retry_after_seconds: How long to wait before trying again can help; None if unknown.
         upstream_status: The HTTP status of the provider's answer, where there was one.
         upstream_request_id: The provider's own id of the call, where it sent one.
+        attempts: How often the provider was called.
+        waits_as_told: `retry_after_seconds` is the provider's own wish, and no guess of ours.
         allowances: What is left of each limit; set once the request has met the limiter.
         may_be_billed: The provider may have worked for this call: trying again may cost twice.
         passed_on: The provider's own words about a mistake of the caller's, in its protocol and
@@ -29,6 +31,7 @@ class ChatportError(Exception):
         "Something went wrong inside chatport; the operator finds it in the log."
     )
     may_be_billed: bool = False
+    attempts: int = 1
 
     def __init__(
         self,
@@ -43,6 +46,7 @@ class ChatportError(Exception):
         self.upstream_status = upstream_status
         self.upstream_request_id = upstream_request_id
         self.allowances: Sequence[Allowance] = ()
+        self.waits_as_told = False
         self.passed_on: bytes | None = None
         self.exchange_id: str | None = None
         self.replayed = False

@@ -96,6 +96,7 @@ class UpstreamUnavailable(UpstreamError):
 
     code = "upstream_unavailable"
     message = "The provider of the model has failed repeatedly; it is asked again shortly."
+    attempts = 0
 
 
 class UpstreamOverloaded(UpstreamError):

@@ -79,7 +79,7 @@ class Site:
         )
         self.app: Flask = create_app(
             self.service,
-            partial(condition, self.store, "ok"),
+            partial(condition, self.store, lambda: "ok"),
             authenticate=self.doorkeeper.authenticate,
             admin=self.admin,
             proxy_hops=self.proxy_hops,

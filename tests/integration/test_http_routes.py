@@ -86,7 +86,10 @@ def client_of(store: MemoryStore | None = None) -> FlaskClient:
         limiter=RateLimiter(LimitsCounter(), total=[Limit(amount=100, window_seconds=60)]),
     )
     app = create_app(
-        service, partial(condition, store, "ok"), authenticate=by_path, admin=admin_of(store)
+        service,
+        partial(condition, store, lambda: "ok"),
+        authenticate=by_path,
+        admin=admin_of(store),
     )
     return app.test_client()
 
@@ -208,6 +211,20 @@ def test_the_service_is_ready_when_its_parts_are() -> None:
         "status": "ready",
         "checks": {"store": "ok", "limiter": "ok", "upstream": "ok"},
     }
+
+
+def test_the_service_is_degraded_while_a_provider_is_left_alone() -> None:
+    checks = {"store": "ok", "upstream": "degraded: x is left alone for now (upstream_timeout)"}
+    service = ChatService(
+        store=MemoryStore(),
+        gateway=ScriptedGateway("Hi"),
+        clock=SystemClock(),
+        new_id=random_id,
+        model="m",
+    )
+    response = create_app(service, lambda: checks).test_client().get("/readyz")
+    assert response.status_code == 200
+    assert response.json == {"status": "degraded", "checks": checks}
 
 
 def test_the_service_is_not_ready_when_the_store_is_unavailable() -> None:

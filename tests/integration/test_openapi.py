@@ -55,7 +55,10 @@ def service_app(authenticate: Authenticate = by_path) -> Flask:
         model="m",
     )
     return create_app(
-        service, partial(condition, store, "ok"), authenticate=authenticate, admin=admin_of(store)
+        service,
+        partial(condition, store, lambda: "ok"),
+        authenticate=authenticate,
+        admin=admin_of(store),
     )
 
 

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from chatport.domain.rules import Budget, InFlight, Limit, Period, Unit
+from chatport.entrypoints.setting_values import Secret, UpstreamSetting
 from chatport.entrypoints.settings import (
-    Secret,
     Settings,
     SettingsError,
     load_environment,
@@ -30,6 +30,7 @@ def test_the_defaults_are_these() -> None:
     assert settings == Settings(
         api_key=None,
         base_url="https://api.openai.com/v1",
+        upstreams=(UpstreamSetting("https://api.openai.com/v1", None),),
         model="gpt-5-mini",
         models=(),
         database=Path("chatport.db"),
@@ -282,6 +283,7 @@ def test_the_settings_can_be_shown_with_the_key_as_three_stars() -> None:
     assert shown == [
         ("OPENAI_API_KEY", "***"),
         ("OPENAI_BASE_URL", "https://api.openai.com/v1"),
+        ("CHATPORT_UPSTREAMS", ""),
         ("CHATPORT_MODEL", "m"),
         ("CHATPORT_MODELS", ""),
         ("CHATPORT_DATABASE", "sqlite:///chatport.db"),
@@ -341,3 +343,39 @@ def test_an_at_sign_outside_a_url_is_shown_and_a_slash_in_a_password_is_not() ->
     shown = dict(printable({"CHATPORT_SYSTEM_PROMPT": prompt, "OPENAI_BASE_URL": url}))
     assert shown["CHATPORT_SYSTEM_PROMPT"] == prompt
     assert shown["OPENAI_BASE_URL"] == "https://***@h/v1"
+
+
+def addresses(value: str, **environment: str) -> list[tuple[str, str | None]]:
+    settings = Settings.from_mapping({"CHATPORT_UPSTREAMS": value, **environment})
+    return [(each.url, each.key and each.key.reveal()) for each in settings.upstreams]
+
+
+def test_several_providers_have_an_order_and_keys_of_their_own() -> None:
+    value = "https://a.example/v1/ , https://b.example/v1 B_KEY"
+    assert addresses(value, OPENAI_API_KEY="sk-a", B_KEY="sk-b", OPENAI_BASE_URL="https://c") == [
+        ("https://a.example/v1", "sk-a"),
+        ("https://b.example/v1", "sk-b"),
+    ]
+
+
+def test_a_provider_without_a_key_is_lacking_one() -> None:
+    assert Settings.from_mapping({}).lacks_key
+    assert not Settings.from_mapping({"OPENAI_API_KEY": "sk-a"}).lacks_key
+    environment = {"CHATPORT_UPSTREAMS": "https://b.example B_KEY", "B_KEY": "sk-b"}
+    assert not Settings.from_mapping(environment).lacks_key
+
+
+@pytest.mark.parametrize(
+    ("value", "problem"),
+    [
+        ("https://a B_KEY", "CHATPORT_UPSTREAMS names B_KEY for a key, and that is not set."),
+        ("https://a C_KEY", "C_KEY holds a space or a character that no key has."),
+        ("https://a,,", "CHATPORT_UPSTREAMS must be URLs with commas between, each perhaps"),
+        ("https://a B C", "CHATPORT_UPSTREAMS must be URLs with commas between, each perhaps"),
+        ("ftp://a", "CHATPORT_UPSTREAMS must be a URL such as https://api.openai.com/v1, for each"),
+        ("https://a, https://a/", "CHATPORT_UPSTREAMS names an address twice."),
+    ],
+)
+def test_providers_that_cannot_be_asked_are_refused(value: str, problem: str) -> None:
+    (found,) = problems(CHATPORT_UPSTREAMS=value, C_KEY="sk with blanks")
+    assert found.startswith(problem)

@@ -1,0 +1,277 @@
+"""Several providers as one: at most one more attempt, and none where a call may cost twice."""
+
+import random
+import threading
+from collections.abc import Callable, Collection, Generator, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field, replace
+from typing import TypeVar
+
+from .breaker import SERVER_ERROR, Breaker
+from .errors import (
+    ChatportError,
+    UpstreamAuthFailed,
+    UpstreamError,
+    UpstreamHungUp,
+    UpstreamOverloaded,
+    UpstreamQuotaExhausted,
+    UpstreamRateLimited,
+    UpstreamUnavailable,
+    UpstreamUnreachable,
+)
+from .model import Completion, CompletionRequest, Delta
+from .models import ModelCard
+from .ports import Clock, LLMGateway
+
+T = TypeVar("T")
+
+RETRIED_STATUSES = frozenset({408, 409, 500, 502, 503, 529})
+"""The provider says itself that it did not answer; not 504, behind which it may have worked."""
+
+LONGEST_WAIT_SECONDS = 5.0
+"""A provider that asks for a longer wait is not asked again: the client learns of the wait."""
+
+RETRY_SHARE = 0.2
+FEWEST_RETRIES = 3
+"""How many calls may be second attempts at once: Envoy's `retry_budget`, with its figures."""
+
+
+def jitter() -> float:
+    """Return how many seconds to wait before a second attempt, so that many do not come at once."""
+    return random.uniform(0.2, 1.0)  # noqa: S311  # nobody gains from guessing it
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Upstream:
+    """One provider.
+
+    Attributes:
+        name: For the operator's eyes.
+    """
+
+    name: str
+    gateway: LLMGateway
+
+
+@dataclass(slots=True)
+class _Attempts:
+    """One request's way to an answer."""
+
+    request: CompletionRequest
+    began: float
+    count: int = 0
+    tried: set[str] = field(default_factory=set)
+
+
+class Upstreams(LLMGateway):
+    """Asks the first provider whose breaker is closed, and perhaps once more, or another.
+
+    A second attempt is made only before the first piece of an answer, only after a failure that
+    cannot have been billed, only while there is time, and only for a fifth of all calls at once.
+    It goes to the next provider in order, or where there is none, to the same one after a wait.
+
+    Args:
+        upstreams: In the order in which they are asked.
+        clock: The time.
+        total_seconds: How long all attempts together may take.
+        jitter: Seconds before a second attempt on the same provider.
+    """
+
+    def __init__(
+        self,
+        upstreams: Sequence[Upstream],
+        clock: Clock,
+        *,
+        total_seconds: float = 120.0,
+        jitter: Callable[[], float] = jitter,
+    ) -> None:
+        self._upstreams = [(upstream, Breaker(clock)) for upstream in upstreams]
+        self._clock = clock
+        self._total = total_seconds
+        self._jitter = jitter
+        self._lock = threading.Lock()
+        self._active = self._retrying = 0
+
+    def complete(self, request: CompletionRequest) -> Completion:
+        """Return the first whole answer."""
+        attempts = self._attempts(request)
+        with self._counted():
+            completion, breaker = self._answer(attempts, lambda gateway, r: gateway.complete(r))
+        breaker.succeeded()
+        return replace(completion, attempts=attempts.count)
+
+    @contextmanager
+    def stream(self, request: CompletionRequest) -> Iterator[Iterator[Delta]]:
+        """Return the first stream that opens; it is never exchanged for another."""
+        attempts = self._attempts(request)
+        with ExitStack() as closing, self._counted():
+            deltas, breaker = self._answer(
+                attempts, lambda gateway, r: closing.enter_context(gateway.stream(r))
+            )
+            watched = _watched(deltas, breaker, attempts.count)
+            closing.callback(watched.close)
+            closing.callback(breaker.forgotten)
+            yield watched
+
+    def models(self) -> Sequence[ModelCard]:
+        """Return the models of the first provider that tells them."""
+        attempts = self._attempts(CompletionRequest(model=""))
+        with self._counted():
+            cards, breaker = self._answer(attempts, lambda gateway, _: gateway.models())
+        breaker.succeeded()
+        return cards
+
+    def condition(self) -> str:
+        """Return `ok`, or `degraded` and which providers are left alone, and why."""
+        troubled = [
+            f"degraded: {upstream.name} is left alone for now ({error.code})"
+            for upstream, breaker in self._upstreams
+            if (error := breaker.opened_by) is not None
+        ]
+        return "; ".join(troubled) or "ok"
+
+    def _attempts(self, request: CompletionRequest) -> _Attempts:
+        return _Attempts(request, self._clock.monotonic())
+
+    def _answer(
+        self, attempts: _Attempts, ask: Callable[[LLMGateway, CompletionRequest], T]
+    ) -> tuple[T, Breaker]:
+        """Ask once, and perhaps once more."""
+        upstream, breaker = self._admitted()
+        try:
+            return self._ask(attempts, upstream, breaker, ask), breaker
+        except UpstreamError as error:
+            wait = self._wait_before_retry(error, attempts)
+            if wait is None or not self._may_retry():
+                raise
+            first = error
+        try:
+            again = self._other(attempts) or self._same(upstream, breaker, wait, attempts)
+            if again is None:
+                raise first
+            return self._ask(attempts, *again, ask), again[1]
+        finally:
+            with self._lock:
+                self._retrying -= 1
+
+    def _ask(
+        self,
+        attempts: _Attempts,
+        upstream: Upstream,
+        breaker: Breaker,
+        ask: Callable[[LLMGateway, CompletionRequest], T],
+    ) -> T:
+        attempts.count += 1
+        attempts.tried.add(upstream.name)
+        left = self._total - (self._clock.monotonic() - attempts.began)
+        try:
+            return ask(upstream.gateway, replace(attempts.request, within_seconds=left))
+        except BaseException as error:
+            if isinstance(error, ChatportError):
+                error.attempts = attempts.count
+            _note(error, breaker)
+            raise
+
+    def _admitted(self, tried: Collection[str] = ()) -> tuple[Upstream, Breaker]:
+        """Return the first provider that may be called.
+
+        Raises:
+            UpstreamUnavailable: None may.
+        """
+        waits = []
+        for upstream, breaker in self._upstreams:
+            if upstream.name in tried:
+                continue
+            wait = breaker.admit()
+            if not wait:
+                return upstream, breaker
+            waits.append(wait)
+        raise UpstreamUnavailable(retry_after_seconds=min(waits, default=1.0))
+
+    def _other(self, attempts: _Attempts) -> tuple[Upstream, Breaker] | None:
+        try:
+            return self._admitted(attempts.tried)
+        except UpstreamUnavailable:
+            return None
+
+    def _same(
+        self, upstream: Upstream, breaker: Breaker, wait: float, attempts: _Attempts
+    ) -> tuple[Upstream, Breaker] | None:
+        """Wait, and return the same provider, if that may help, and it may be called then."""
+        left = self._total - (self._clock.monotonic() - attempts.began)
+        if not 0 <= wait < left:
+            return None
+        self._clock.sleep(wait)
+        return None if breaker.admit() else (upstream, breaker)
+
+    def _wait_before_retry(self, error: UpstreamError, attempts: _Attempts) -> float | None:
+        """Return for how long to wait before asking the same provider again.
+
+        Returns:
+            None if nobody may be asked again; a negative number if only another provider may.
+        """
+        if error.may_be_billed or not attempts.request.still_wanted():
+            return None
+        if isinstance(error, UpstreamAuthFailed | UpstreamQuotaExhausted):
+            return -1.0 if len(self._upstreams) > 1 else None
+        told = error.retry_after_seconds if error.waits_as_told else None
+        if told is not None and told > LONGEST_WAIT_SECONDS:
+            return -1.0
+        if isinstance(error, UpstreamRateLimited):
+            return told if told is not None else -1.0
+        if _is_passing(error):
+            return max(told or 0.0, self._jitter())
+        return None
+
+    def _may_retry(self) -> bool:
+        with self._lock:
+            allowed = self._retrying < max(FEWEST_RETRIES, RETRY_SHARE * self._active)
+            self._retrying += allowed
+            return allowed
+
+    @contextmanager
+    def _counted(self) -> Iterator[None]:
+        with self._lock:
+            self._active += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._active -= 1
+
+
+def _is_passing(error: UpstreamError) -> bool:
+    """Return whether the failure is one that may be over in a moment."""
+    if isinstance(error, UpstreamUnreachable):
+        return not isinstance(error, UpstreamHungUp)
+    return isinstance(error, UpstreamOverloaded) or error.upstream_status in RETRIED_STATUSES
+
+
+def _note(error: BaseException, breaker: Breaker) -> None:
+    """Tell the breaker how a call ended: a refusal of the request is an answer too."""
+    status = error.upstream_status if isinstance(error, ChatportError) else None
+    if status is not None and status < SERVER_ERROR and not _is_ours(error):
+        breaker.succeeded()
+    else:
+        breaker.failed(error)
+
+
+def _is_ours(error: BaseException) -> bool:
+    """Return whether the provider refuses whoever asks, and not this request."""
+    return isinstance(error, UpstreamAuthFailed | UpstreamQuotaExhausted | UpstreamRateLimited)
+
+
+def _watched(deltas: Iterator[Delta], breaker: Breaker, attempts: int) -> Generator[Delta]:
+    """Yield the pieces, and tell the breaker what became of them."""
+    if attempts > 1:
+        yield Delta(attempts=attempts)
+    succeeded = False
+    try:
+        for delta in deltas:
+            if not succeeded and delta != Delta():
+                breaker.succeeded()
+                succeeded = True
+            yield delta
+    except UpstreamError as error:
+        breaker.failed(error)
+        raise

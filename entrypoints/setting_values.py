@@ -1,0 +1,158 @@
+"""What a setting may say: one function for each kind of value, from its text to what it means.
+
+Each raises ValueError with the end of a sentence that begins with the setting's name.
+"""
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import urlsplit
+
+KEY = "OPENAI_API_KEY"
+LARGEST_PROMPT = 900_000
+MAX_DIGITS = 12
+"""More than any count that a setting can mean."""
+
+
+class Secret:
+    """A text that cannot be printed by accident."""
+
+    __slots__ = ("_text",)
+
+    def __init__(self, text: str) -> None:
+        self._text = text
+
+    def reveal(self) -> str:
+        """Return the text itself, for the one place that needs it."""
+        return self._text
+
+    def __repr__(self) -> str:
+        return "***"
+
+    __str__ = __repr__
+
+    def __reduce__(self) -> str:
+        raise TypeError("a secret is not pickled")
+
+
+def text(value: str) -> str:
+    """Take any text."""
+    return value
+
+
+def secret(value: str) -> Secret | None:
+    """Take a key; None for none."""
+    if not value:
+        return None
+    if not value.isascii() or not value.isprintable() or " " in value:
+        raise ValueError("holds a space or a character that no key has")
+    return Secret(value)
+
+
+def nonempty(value: str) -> str:
+    """Take a text that says something."""
+    if not value.strip():
+        raise ValueError("must not be empty")
+    return value
+
+
+def names(value: str) -> tuple[str, ...]:
+    """Take names with commas between."""
+    return tuple(name for each in value.split(",") if (name := each.strip()))
+
+
+def url(value: str) -> str:
+    """Take an address of HTTP."""
+    try:
+        parts = urlsplit(value)
+        good = parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
+    except ValueError:  # a port out of range, a bracket that is not closed
+        good = False
+    if not good or not value.isprintable() or " " in value:
+        raise ValueError("must be a URL such as https://api.openai.com/v1")
+    if parts.username or parts.password:
+        raise ValueError("must not hold a name or a password")
+    return value.rstrip("/")
+
+
+@dataclass(frozen=True, slots=True)
+class UpstreamSetting:
+    """A provider's address, and the key that is sent there."""
+
+    url: str
+    key: Secret | None
+
+
+def upstreams(value: str) -> tuple[tuple[str, str], ...]:
+    """Return the address of each provider, and the name of the variable with its key."""
+    named = [each.split() for each in value.split(",")] if value.strip() else []
+    if not all(1 <= len(words) <= 2 for words in named):  # noqa: PLR2004  # an address and a name
+        raise ValueError(
+            "must be URLs with commas between, each perhaps followed by a space and the name of"
+            " the variable that holds its key"
+        )
+    try:
+        found = tuple((url(words[0]), words[-1] if words[1:] else KEY) for words in named)
+    except ValueError as error:
+        raise ValueError(f"{error}, for each of them") from None
+    if len({url for url, _ in found}) < len(found):
+        raise ValueError("names an address twice")
+    return found
+
+
+def database(value: str) -> Path | None:
+    """Take where the log is kept; None for in memory."""
+    if value == "memory:":
+        return None
+    path = value.removeprefix("sqlite:///")
+    if path == value or not path or path == ":memory:":
+        raise ValueError("must be sqlite:///FILE (four slashes for an absolute path) or memory:")
+    return Path(path)
+
+
+def limit_store(value: str) -> str:
+    """Take where limits are counted."""
+    if value != "memory:":
+        raise ValueError("must be memory:, which all processes of one server share")
+    return value
+
+
+def count(value: str) -> int:
+    """Take a whole number from 1."""
+    if not value.isascii() or not value.isdigit() or len(value) > MAX_DIGITS or int(value) < 1:
+        raise ValueError("must be a whole number from 1")
+    return int(value)
+
+
+def count_or_none(value: str) -> int | None:
+    """Take a whole number from 1; None for none."""
+    return count(value) if value else None
+
+
+def hops(value: str) -> int:
+    """Take a number of proxies."""
+    return 0 if value == "0" else count(value)
+
+
+def file_or_none(value: str) -> Path | None:
+    """Take the path of a file; None for none."""
+    return Path(value) if value else None
+
+
+def prompt_bytes(value: str) -> int:
+    """Take the size of a prompt."""
+    size = count(value)
+    if size > LARGEST_PROMPT:
+        raise ValueError(f"must be at most {LARGEST_PROMPT}, since a request may have 1 MB")
+    return size
+
+
+def seconds(value: str) -> float:
+    """Take a duration."""
+    try:
+        found = float(value)
+    except ValueError:
+        found = math.nan
+    if not 0 < found <= 3600:  # noqa: PLR2004  # an hour; also false for NaN
+        raise ValueError("must be a number of seconds, above 0 and up to 3600")
+    return found
