@@ -132,7 +132,10 @@ def _role(_context: click.Context, _parameter: click.Parameter, admin: bool | No
 def _models(_context: click.Context, _parameter: click.Parameter, names: str | None) -> object:
     if names is None:
         return _NOT_GIVEN
-    return tuple(name for each in names.split(",") if (name := each.strip()))
+    found = tuple(name for each in names.split(",") if (name := each.strip()))
+    if names and not found:
+        raise click.BadParameter("holds no name; '' allows all models.")
+    return found
 
 
 def _rules(

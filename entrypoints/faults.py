@@ -194,6 +194,9 @@ def _of_domain(error: ChatportError) -> Fault:
 
 
 def _of_http(error: HTTPException, status: int) -> Fault:
+    if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+        log_defect(error)
+        return _fault(status, ChatportError.code, ChatportError.message)
     code = HTTP_CODES.get(status, "bad_request")
     message = TOO_LARGE if code == "body_too_large" else f"{HTTPStatus(status).phrase}."
     fault = _fault(status, code, message)

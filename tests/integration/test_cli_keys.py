@@ -196,6 +196,12 @@ def test_a_value_that_cannot_be_is_explained(option: str, value: str, problem: s
     )
 
 
+def test_a_list_without_a_name_does_not_allow_all_models() -> None:
+    told = said(run("create", "shop", "--models", " , "))
+    assert "--models" in told
+    assert "holds no name; '' allows all models." in told
+
+
 @pytest.mark.parametrize("models", ["a\nb", "\udcff", "good, \x1b[2J"])
 def test_a_model_that_no_list_can_hold_is_explained(models: str) -> None:
     assert said(run("create", "shop", "--models", models)) == (
