@@ -5,7 +5,10 @@ PORT ?= 8000
 BIN := .venv/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: run test check format bench fuzz lock clean
+# The tests share the cores; whoever is done takes tests from the others.
+PYTEST := $(BIN)/pytest -n auto --dist worksteal
+
+.PHONY: run test torture check format bench fuzz lock clean
 
 run: .venv/run
 	@if [ -n "$$OPENAI_API_KEY" ] || grep -qs '^ *\(export \)\? *OPENAI_API_KEY=.' .env; \
@@ -13,7 +16,11 @@ run: .venv/run
 	else exec $(BIN)/chatport serve --host $(HOST) --port $(PORT) --offline; fi
 
 test: .venv/test
-	$(BIN)/pytest
+	$(PYTEST)
+
+# Before a release, for hours: the same tests with many more rounds, cuts, kills and faults.
+torture: .venv/test
+	TORTURE=1 $(PYTEST)
 
 check: .venv/test
 	$(BIN)/ruff format --check .
@@ -21,7 +28,7 @@ check: .venv/test
 	$(BIN)/mypy -p chatport.domain -p chatport.adapters -p chatport.entrypoints
 	$(BIN)/mypy --allow-untyped-calls tests
 	$(BIN)/lint-imports
-	$(BIN)/pytest --cov --cov-report=term-missing --cov-fail-under=100
+	$(PYTEST) --cov --cov-report=term-missing --cov-fail-under=100
 
 format: .venv/test
 	$(BIN)/ruff format .

@@ -8,6 +8,8 @@ from typing import Any, Generic, TypeVar
 
 import peewee
 
+from .sqlite_faults import DATABASE_ERRORS
+
 T = TypeVar("T")
 Offload = Callable[[Callable[[], None]], None]
 """Runs work to its end, somewhere that may block, and returns; even if the caller is killed."""
@@ -21,6 +23,10 @@ RETRY_SECONDS = 0.001
 
 QUICK_SECONDS = 0.002
 """A commit that takes less costs less than handing it over: 0.2 ms was measured for each."""
+
+
+def nothing_to_check() -> None:
+    """Take the database for usable."""
 
 
 def run_here(work: Callable[[], None]) -> None:
@@ -40,11 +46,19 @@ class GroupCommit:
         offload: Where waiting for the disk may happen. The work itself,
             microseconds in memory, stays on the leader's thread: on another, it would wait for
             the interpreter lock after every statement.
+        check: Raises one of DATABASE_ERRORS when the database must not be written. Called before
+            each transaction and after its commit: what went into a deleted file is not kept.
     """
 
-    def __init__(self, database: peewee.SqliteDatabase, offload: Offload = run_here) -> None:
+    def __init__(
+        self,
+        database: peewee.SqliteDatabase,
+        offload: Offload = run_here,
+        check: Callable[[], None] = nothing_to_check,
+    ) -> None:
         self._database = database
         self._offload = offload
+        self._check = check
         self._mutex = threading.Lock()
         self._waiting: deque[_Unit[Any]] = deque()
         self._led = False
@@ -99,6 +113,7 @@ class GroupCommit:
     def _commit(self, batch: "list[_Unit[Any]]") -> None:
         self._committed = False
         try:
+            self._check()
             self._begin()
             try:
                 for unit in batch:
@@ -107,7 +122,8 @@ class GroupCommit:
             except BaseException:
                 self._rollback()
                 raise
-        except peewee.PeeweeException as error:
+            self._check()
+        except DATABASE_ERRORS as error:
             self._after_failure(batch, error)
         except BaseException:
             if not self._committed:
@@ -176,7 +192,7 @@ class _Unit(Generic[T]):
         """Do the work; a database error ends the transaction, any other only this unit."""
         try:
             self._result = self._work()
-        except peewee.PeeweeException:
+        except DATABASE_ERRORS:
             self.broke_transaction = True
             raise
         except Exception as error:  # noqa: BLE001  # handed to the caller by `outcome`

@@ -1,10 +1,11 @@
 """Exchanges in SQLite, through peewee."""
 
-from collections.abc import Sequence
+import shutil
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from pathlib import Path
 
-from chatport.domain.errors import ExchangeLost
+from chatport.domain.errors import ExchangeLost, StorageFull
 from chatport.domain.history import History, HistoryBounds
 from chatport.domain.model import Exchange, LogQuery
 from chatport.domain.ports import ConversationStore
@@ -15,8 +16,20 @@ from chatport.domain.spending import NO_CLAIM, Claim
 from .exchange_table import to_exchange, to_row
 from .group_commit import Offload, run_here
 from .sqlite_database import SqliteFile
+from .sqlite_faults import parsing, translated
 from .sqlite_retention import SqliteRetention
 from .sqlite_session import SqliteSession
+
+MIN_FREE_BYTES = 200_000_000
+"""Below, no new requests should come: what is being answered, the write-ahead log of up to 64 MB
+and its way into the file need room, and whoever frees some needs time."""
+
+LITTLE_SPACE = "The disk of the database has less than 200 MB left; free some space."
+
+
+def free_bytes(folder: Path) -> int:
+    """Return how much may still be written to the disk of a folder."""
+    return shutil.disk_usage(folder).free
 
 
 class PeeweeStore(ConversationStore):
@@ -27,9 +40,18 @@ class PeeweeStore(ConversationStore):
     Args:
         path: The database file; it is made, and brought to the current schema, at first use.
         offload: Where blocking work may run; for servers whose threads are not threads.
+        free: Returns how many bytes are left on the disk of a folder.
     """
 
-    def __init__(self, path: str | Path, *, offload: Offload = run_here) -> None:
+    def __init__(
+        self,
+        path: str | Path,
+        *,
+        offload: Offload = run_here,
+        free: Callable[[Path], int] = free_bytes,
+    ) -> None:
+        self._folder = Path(path).absolute().parent
+        self._free = free
         self.session = SqliteSession(path, offload)
         self._read, self._write = self.session.read, self.session.write
         self._retention = SqliteRetention(self.session)
@@ -42,7 +64,8 @@ class PeeweeStore(ConversationStore):
         self, caller: str, once: Once, *, now: datetime, since: datetime
     ) -> Exchange | None:
         """Return what the request would repeat."""
-        return self._read(lambda file: file.log.earlier(caller, once, now, since))
+        with parsing():
+            return self._read(lambda file: file.log.earlier(caller, once, now, since))
 
     def checkpoint(self, exchange: Exchange) -> None:
         """Commit what has arrived so far."""
@@ -64,11 +87,13 @@ class PeeweeStore(ConversationStore):
 
     def find(self, exchange_id: str, caller: str | None = None) -> Exchange | None:
         """Return one exchange."""
-        return self._read(lambda file: file.log.find(exchange_id, caller))
+        with parsing():
+            return self._read(lambda file: file.log.find(exchange_id, caller))
 
     def search(self, query: LogQuery) -> Sequence[Exchange]:
         """Return a page of the log, newest first."""
-        return [to_exchange(row) for row in self._read(lambda file: file.log.search(query))]
+        with parsing():
+            return [to_exchange(row) for row in self._read(lambda file: file.log.search(query))]
 
     def erase(self, caller: str, user_id: str | None) -> int:
         """Delete one user's exchanges, and their words from the index and the write-ahead log."""
@@ -106,8 +131,15 @@ class PeeweeStore(ConversationStore):
             return self._write(lambda file: file.interrupt_abandoned(now, dead))
 
     def check(self) -> None:
-        """Take and release the write lock."""
+        """Take and release the write lock, and look how much room is left.
+
+        Raises:
+            StorageFull: Little is left; what is asked nevertheless is still kept.
+        """
         self._write(SqliteFile.check)
+        with translated():
+            if self._free(self._folder) < MIN_FREE_BYTES:
+                raise StorageFull(LITTLE_SPACE)
 
     def close(self) -> None:
         """Close the file; the next use opens it again."""

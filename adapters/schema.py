@@ -6,9 +6,10 @@ import peewee
 from filelock import FileLock
 from playhouse.migrations import Runner
 
-from chatport.domain.errors import StorageTooNew
+from chatport.domain.errors import StorageReadOnly, StorageTooNew
 
 MIGRATIONS = Path(__file__).with_name("migrations")
+FOLDER = "The database's path leads to a folder; name a file in it instead."
 
 
 def migrate(database: peewee.Database, path: Path) -> None:
@@ -23,8 +24,11 @@ def refuse_newer(path: Path) -> None:
     """Look at the file as it is, without changing even its journal mode.
 
     Raises:
+        StorageReadOnly: There is a folder in its place.
         StorageTooNew: It has migrations that this version does not know.
     """
+    if path.is_dir():
+        raise StorageReadOnly(FOLDER)
     with peewee.SqliteDatabase(str(path)) as database:
         status = Runner(database, str(MIGRATIONS)).status()
     if any(migration.path is None for migration in status):

@@ -9,7 +9,12 @@ from typing import Any
 
 import peewee
 
-from chatport.domain.errors import ConversationBusy, IdempotencyInProgress, TooManyInFlight
+from chatport.domain.errors import (
+    ConversationBusy,
+    IdempotencyInProgress,
+    StorageUnavailable,
+    TooManyInFlight,
+)
 from chatport.domain.history import History, HistoryBounds, PastTurn, newest_within
 from chatport.domain.model import INTERRUPTED, Exchange, State
 from chatport.domain.spending import Claim, Spend, spend_of
@@ -19,8 +24,10 @@ from .exchange_reader import ExchangeReader
 from .exchange_table import Compiled, timestamp, to_exchange, to_row
 from .group_commit import BUSY_SECONDS
 from .life_sign import LifeSign
+from .open_files import OpenFiles
 from .request_texts import RequestTexts
 from .schema import migrate, refuse_newer
+from .sqlite_faults import DATABASE_ERRORS, parsing
 from .sqlite_ledger import Reserved, SqliteLedger
 from .system import SystemClock, random_id
 
@@ -45,6 +52,7 @@ class SqliteFile:
 
     Raises:
         peewee.DatabaseError: SQLite cannot use the file.
+        StorageReadOnly: There is a folder in its place.
         StorageTooNew: A newer version of chatport wrote it.
     """
 
@@ -54,7 +62,13 @@ class SqliteFile:
         refuse_newer(path)
         self.writer = _database(path)
         self.reader = _database(path)
-        migrate(self.writer, path)
+        try:
+            migrate(self.writer, path)
+            self.reader.connect()  # now, so that both have the same file
+            self.files = OpenFiles(path)
+        except BaseException:
+            self._disconnect()
+            raise
         self.writer.timeout = 0  # GroupCommit waits, where waiting is allowed
         self.life_sign = LifeSign(path, random_id())
         self._queries = ExchangeQueries(self.writer)
@@ -65,13 +79,17 @@ class SqliteFile:
     def close(self) -> None:
         """Close both connections; what this process leaves open is interrupted."""
         try:
+            self.files.check()
             self._interrupt_own()
             clean = True
-        except peewee.PeeweeException:
+        except (*DATABASE_ERRORS, StorageUnavailable):
             clean = False  # then others find it dead, and do that
+        self._disconnect()
+        self.life_sign.hide(clean=clean)
+
+    def _disconnect(self) -> None:
         self.reader.close()
         self.writer.close()
-        self.life_sign.hide(clean=clean)
 
     def _interrupt_own(self) -> None:
         with self.writer.atomic("IMMEDIATE"):
@@ -129,7 +147,8 @@ class SqliteFile:
             return History()
         user = {"caller": exchange.caller, "user_id": exchange.user_id}
         past = self._run(self._queries.history, {**user, "turns": bounds.turns + 1})
-        return newest_within(bounds, map(_past_turn, past))
+        with parsing():
+            return newest_within(bounds, map(_past_turn, past))
 
     def _reserve(self, claim: Claim, exchange: Exchange) -> int:
         """Reserve; calls that nobody will finish are not in flight any more."""
@@ -246,7 +265,8 @@ class SqliteFile:
         """Spend what open exchanges may have cost; their outcome is up to the caller."""
         row = self._queries.exchange
         for open_row in row.select().where((row.state == State.OPEN) & which).dicts():
-            exchange = to_exchange(open_row)
+            with parsing():
+                exchange = to_exchange(open_row)
             reserved = Reserved(spend_of(exchange), open_row["reserved_in"])
             self._ledger.settle(exchange, reserved)
 

@@ -210,7 +210,7 @@ def _pages(file: SqliteFile) -> int:
 
 
 def _wal_bytes(file: SqliteFile) -> int:
-    return Path(f"{file.writer.database}-wal").stat().st_size
+    return Path(f"{Path(file.writer.database).resolve()}-wal").stat().st_size
 
 
 def _empty_wal(file: SqliteFile) -> bool:

@@ -1,13 +1,14 @@
 """The way to one SQLite file, for all that is kept in it."""
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
 from .group_commit import GroupCommit, Offload, run_here
 from .sqlite_database import SqliteFile
-from .sqlite_faults import translated
+from .sqlite_faults import DATABASE_ERRORS, is_damage, translated
 
 T = TypeVar("T")
 
@@ -36,14 +37,14 @@ class SqliteSession:
         `work` either raises before it has written anything, or does all its writing.
         """
         file = self.opened()
-        with translated():
+        with _watched(file):
             return self._commits.run(lambda: work(file))
 
     def read(self, work: Callable[[SqliteFile], T]) -> T:
         """Return the result of `work` on the reader, which sees what is committed."""
         file = self.opened()
         found: list[T] = []
-        with translated(), self._reading:
+        with _watched(file), self._reading:
             self._offload(lambda: found.append(work(file)))
         return found[0]
 
@@ -53,7 +54,7 @@ class SqliteSession:
             with self._opening, translated():
                 if self._file is None:
                     file = SqliteFile(self._path)
-                    self._commits = GroupCommit(file.writer, self._offload)
+                    self._commits = GroupCommit(file.writer, self._offload, file.files.check)
                     self._file = file
         return self._file
 
@@ -63,3 +64,14 @@ class SqliteSession:
             if self._file is not None:
                 self._file.close()
                 self._file = None
+
+
+@contextmanager
+def _watched(file: SqliteFile) -> Iterator[None]:
+    """Translate errors; once SQLite finds damage, nothing is written until the file is reopened."""
+    with translated():
+        try:
+            yield
+        except DATABASE_ERRORS as error:
+            file.files.damaged |= is_damage(error)
+            raise

@@ -532,7 +532,8 @@ def test_a_database_that_is_none_is_exit_code_3_and_no_key_is_printed(database: 
     result = run("create", "shop")
     assert (result.exit_code, result.stdout) == (3, "")
     assert result.stderr.splitlines()[-1] == (
-        "chatport: The database file is damaged; restore it from a backup."
+        "chatport: The database file is damaged; stop whatever uses it, move it and "
+        "its -wal and -shm to another folder, copy a backup into its place, and start again."
     )
 
 

@@ -119,6 +119,7 @@ def test_a_check_shows_the_settings_but_not_the_key(folder: Path) -> None:
     assert done.stdout == (
         "OPENAI_API_KEY=***\n"
         "OPENAI_BASE_URL=https://api.openai.com/v1\n"
+        "CHATPORT_UPSTREAMS=\n"
         "CHATPORT_MODEL=environment\n"
         "CHATPORT_MODELS=\n"
         "CHATPORT_DATABASE=sqlite:///chatport.db\n"
@@ -274,7 +275,8 @@ def test_a_file_that_is_no_database_is_exit_code_3_and_left_alone(
     done = run(*arguments, typed="Hello\n")
     assert (done.returncode, done.stdout) == (3, "")
     assert done.stderr.endswith(
-        "chatport: The database file is damaged; restore it from a backup.\n"
+        "chatport: The database file is damaged; stop whatever uses it, move it and "
+        "its -wal and -shm to another folder, copy a backup into its place, and start again.\n"
     )
     assert "Traceback" not in done.stderr
     assert digest(database) == before

@@ -1,0 +1,773 @@
+"""What happens when the disk or the file fails: which answer, no call, and how it ends."""
+
+import errno
+import os
+import random
+import resource
+import shutil
+import sqlite3
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, closing, contextmanager, suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+from flask.testing import FlaskClient
+from werkzeug.test import TestResponse
+
+from chatport.adapters import PeeweeStore, ScriptedGateway, SystemClock, random_id, sqlite_faults
+from chatport.adapters.life_sign import LifeSign
+from chatport.adapters.peewee_store import MIN_FREE_BYTES, free_bytes
+from chatport.adapters.sqlite_database import SqliteFile
+from chatport.domain.chat import ChatService
+from chatport.domain.errors import (
+    ChatportError,
+    StorageCorrupt,
+    StorageFull,
+    StorageLost,
+    StorageReadOnly,
+    StorageUnavailable,
+)
+from chatport.domain.model import Completion, CompletionRequest, LogQuery, State
+from chatport.domain.relay import Once
+from chatport.entrypoints.flask_app import create_app
+from chatport.entrypoints.wiring import condition
+from torture import times
+
+ANSWER = "canary answer"
+SEED, RELAY = "/openai-completion", "/v1/chat/completions"
+LONG = "x" * 90_000
+"""More than what is free in the file, in the write-ahead log, or under a limit of the file size."""
+
+NOW = datetime(2026, 11, 23, 12, tzinfo=UTC)
+
+Hook = Callable[[], None]
+
+
+class Gateway(ScriptedGateway):
+    """Answers, after doing what a test asks for."""
+
+    def __init__(self) -> None:
+        super().__init__(ANSWER)
+        self.meanwhile: Hook = lambda: None
+
+    def complete(self, request: CompletionRequest) -> Completion:
+        self.meanwhile()
+        return super().complete(request)
+
+
+class World:
+    """A server on a file that can be broken."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.free = MIN_FREE_BYTES
+        self.gateway = Gateway()
+        self.start()
+
+    def start(self) -> None:
+        self.store = PeeweeStore(self.path, free=lambda _folder: self.free)
+        service = ChatService(
+            store=self.store,
+            gateway=self.gateway,
+            clock=SystemClock(),
+            new_id=random_id,
+            model="m",
+        )
+        ready = partial(condition, self.store, lambda: "ok")
+        self.client: FlaskClient = create_app(service, ready).test_client()
+
+    def stop(self) -> None:
+        self.store.close()
+
+    def run(self, query: str) -> Any:
+        """Run a statement on the connection that writes."""
+        return self.store.session.opened().writer.execute_sql(query).fetchone()
+
+    def ask(self, prompt: str = "hello", user_id: str = "ada") -> TestResponse:
+        return self.client.post(SEED, json={"user_id": user_id, "prompt": prompt})
+
+    def relay(self, prompt: str, *, stream: bool) -> TestResponse:
+        messages = [{"role": "user", "content": prompt}]
+        return self.client.post(RELAY, json={"model": "m", "messages": messages, "stream": stream})
+
+    def ask_in_each_way(self) -> set[tuple[int, str]]:
+        """Return status and code of a long prompt, on each route that calls the provider."""
+        seed = self.ask(LONG)
+        found = {(seed.status_code, seed.get_json().get("code", ""))}
+        for stream in (False, True):
+            relayed = self.relay(LONG, stream=stream)
+            body = relayed.get_json(silent=True) or {}
+            found.add((relayed.status_code, body.get("error", {}).get("code", "")))
+        return found
+
+    def ready(self) -> tuple[int, str]:
+        response = self.client.get("/readyz")
+        return response.status_code, response.get_json().get("code", "")
+
+    def beside(self, end: str) -> Path:
+        return self.path.with_name(self.path.name + end)
+
+    def forget_pages(self) -> None:
+        """Move all to the file and forget it, so that it is read again."""
+        file = self.store.session.opened()
+        for database in (file.writer, file.reader):
+            database.execute_sql("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+        for database in (file.writer, file.reader):
+            database.close()
+            database.connect()
+        file.writer.timeout = 0
+        file.files.__init__(self.path)  # type: ignore[misc]  # a restart without its first reads
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> Iterator[World]:
+    folder = tmp_path / "data"
+    folder.mkdir()
+    world = World(folder / "log.db")
+    yield world
+    with suppress(ChatportError, OSError):
+        world.stop()
+
+
+# What breaks the storage; each breaks it inside the block, and repairs what can be.
+
+
+@contextmanager
+def full_database(world: World) -> Iterator[None]:
+    [pages] = world.run("PRAGMA page_count")
+    world.run(f"PRAGMA max_page_count = {pages}")
+    yield
+    world.run("PRAGMA max_page_count = 1000000")
+
+
+@contextmanager
+def limited_file_size(world: World) -> Iterator[None]:
+    size = max(path.stat().st_size for path in world.path.parent.iterdir())
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size + 4096, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+@contextmanager
+def locked_by_another(world: World) -> Iterator[None]:
+    script = (
+        "import sqlite3, sys\n"
+        f"other = sqlite3.connect({str(world.path)!r}, isolation_level=None)\n"
+        "other.execute('BEGIN IMMEDIATE')\n"
+        "print('locked', flush=True)\n"
+        "sys.stdin.read()\n"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == b"locked\n"
+        yield
+        assert other.stdin is not None
+        other.stdin.close()
+
+
+@contextmanager
+def query_only(world: World) -> Iterator[None]:
+    world.run("PRAGMA query_only = ON")
+    yield
+    world.run("PRAGMA query_only = OFF")
+
+
+def no_life_sign(number: int) -> "Break":
+    """Return what lets the process not say that it lives, which is its first write."""
+
+    @contextmanager
+    def broken(world: World) -> Iterator[None]:
+        def show(_sign: LifeSign) -> None:
+            raise OSError(number, os.strerror(number))
+
+        world.stop()
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(LifeSign, "show", show)
+            yield
+
+    return broken
+
+
+@contextmanager
+def deleted(world: World) -> Iterator[None]:
+    world.path.unlink()
+    yield
+
+
+@contextmanager
+def deleted_with_its_log(world: World) -> Iterator[None]:
+    for end in ("", "-wal", "-shm"):
+        world.beside(end).unlink()
+    yield
+
+
+def without(end: str) -> "Break":
+    @contextmanager
+    def broken(world: World) -> Iterator[None]:
+        world.beside(end).unlink()
+        yield
+
+    return broken
+
+
+@contextmanager
+def replaced_by_a_copy(world: World) -> Iterator[None]:
+    copy = world.beside(".copy")
+    shutil.copy(world.path, copy)
+    copy.replace(world.path)
+    yield
+
+
+@contextmanager
+def replaced_by_an_empty_file(world: World) -> Iterator[None]:
+    world.path.unlink()
+    world.path.touch()
+    yield
+
+
+@contextmanager
+def replaced_by_a_folder(world: World) -> Iterator[None]:
+    world.path.unlink()
+    world.path.mkdir()
+    yield
+
+
+@contextmanager
+def replaced_by_a_link_to_nothing(world: World) -> Iterator[None]:
+    world.path.unlink()
+    world.path.symlink_to("nothing")
+    yield
+
+
+@contextmanager
+def moved_away_for_a_while(world: World) -> Iterator[None]:
+    away = world.beside(".away")
+    world.path.rename(away)
+    yield
+    away.rename(world.path)
+
+
+@contextmanager
+def folder_moved_away_for_a_while(world: World) -> Iterator[None]:
+    away = world.path.parent.with_name("away")
+    world.path.parent.rename(away)
+    yield
+    away.rename(world.path.parent)
+
+
+@contextmanager
+def folder_deleted(world: World) -> Iterator[None]:
+    shutil.rmtree(world.path.parent)
+    yield
+
+
+def damaged(first: int, last: int | None, *, running: bool) -> "Break":
+    """Return what overwrites the bytes of a file between two places."""
+
+    @contextmanager
+    def broken(world: World) -> Iterator[None]:
+        if running:
+            world.forget_pages()
+        else:
+            world.stop()
+        content = bytearray(world.path.read_bytes())
+        content[first:last] = b"\xa5" * len(content[first:last])
+        with world.path.open("r+b") as file:
+            file.write(content)
+        yield
+
+    return broken
+
+
+@contextmanager
+def restored_after_damage(world: World) -> Iterator[None]:
+    world.stop()
+    whole = world.path.read_bytes()
+    world.path.write_bytes(b"\xa5" * len(whole))
+    yield
+    world.path.write_bytes(whole)
+
+
+@contextmanager
+def cut_short(world: World) -> Iterator[None]:
+    world.stop()
+    os.truncate(world.path, 5000)
+    yield
+
+
+@contextmanager
+def no_database(world: World) -> Iterator[None]:
+    world.stop()
+    world.path.write_bytes(b"some other file " * 1000)
+    yield
+
+
+@contextmanager
+def a_folder_from_the_start(world: World) -> Iterator[None]:
+    world.stop()
+    whole = world.path.read_bytes()
+    world.path.unlink()
+    world.path.mkdir()
+    yield
+    world.path.rmdir()
+    world.path.write_bytes(whole)
+
+
+@contextmanager
+def no_folder_from_the_start(world: World) -> Iterator[None]:
+    world.stop()
+    away = world.path.parent.with_name("away")
+    world.path.parent.rename(away)
+    yield
+    away.rename(world.path.parent)
+
+
+Break = Callable[[World], AbstractContextManager[None]]
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """One thing that goes wrong.
+
+    Attributes:
+        code: What those are told who ask.
+        recovers: It works again when the cause is gone, without a restart.
+        shows: `/readyz` says so; a database without room for more has still its lock.
+    """
+
+    name: str
+    happen: Break
+    code: str
+    recovers: bool = False
+    shows: bool = True
+
+
+FULL, LOST, CORRUPT, READ_ONLY = (
+    "storage_full",
+    "storage_lost",
+    "storage_corrupt",
+    "storage_readonly",
+)
+PAGE = 4096
+FAULTS = (
+    Fault("the database is full", full_database, FULL, recovers=True, shows=False),
+    Fault("files may not grow", limited_file_size, FULL, recovers=True, shows=False),
+    Fault("no inode is left", no_life_sign(errno.ENOSPC), FULL, recovers=True, shows=False),
+    Fault("the quota is used up", no_life_sign(errno.EDQUOT), FULL, recovers=True, shows=False),
+    Fault("another process has the lock", locked_by_another, "storage_busy", recovers=True),
+    Fault("a file is too large", no_life_sign(errno.EFBIG), FULL, recovers=True, shows=False),
+    Fault("writing is forbidden", query_only, READ_ONLY, recovers=True),
+    Fault("a read-only disk", no_life_sign(errno.EROFS), READ_ONLY, recovers=True, shows=False),
+    Fault("no permission", no_life_sign(errno.EACCES), READ_ONLY, recovers=True, shows=False),
+    Fault(
+        "the disk fails", no_life_sign(errno.EIO), "storage_unavailable", recovers=True, shows=False
+    ),
+    Fault("the file is deleted", deleted, LOST),
+    Fault("all files are deleted", deleted_with_its_log, LOST),
+    Fault("the -wal is deleted", without("-wal"), LOST),
+    Fault("the -shm is deleted", without("-shm"), LOST),
+    Fault("a copy replaces the file", replaced_by_a_copy, LOST),
+    Fault("an empty file replaces it", replaced_by_an_empty_file, LOST),
+    Fault("a folder replaces it", replaced_by_a_folder, LOST),
+    Fault("a dangling link replaces it", replaced_by_a_link_to_nothing, LOST),
+    Fault("the file is moved away and back", moved_away_for_a_while, LOST, recovers=True),
+    Fault("the folder is moved away and back", folder_moved_away_for_a_while, LOST, recovers=True),
+    Fault("the folder is deleted", folder_deleted, LOST),
+    Fault("damage in the header", damaged(0, 100, running=False), CORRUPT),
+    Fault("damage in the first page", damaged(100, PAGE, running=False), CORRUPT),
+    Fault("damage in all but the first page", damaged(PAGE, None, running=False), CORRUPT),
+    Fault("damage in the pages meanwhile", damaged(PAGE, None, running=True), CORRUPT),
+    Fault("damage, then a backup", restored_after_damage, CORRUPT, recovers=True),
+    Fault("the file is cut short", cut_short, CORRUPT),
+    Fault("the file is no database", no_database, CORRUPT),
+    Fault("a folder from the start", a_folder_from_the_start, READ_ONLY, recovers=True),
+    Fault("no folder from the start", no_folder_from_the_start, READ_ONLY, recovers=True),
+)
+
+
+@pytest.mark.parametrize("fault", FAULTS, ids=[fault.name for fault in FAULTS])
+def test_while_the_storage_is_down_the_code_says_why_and_nobody_is_called(
+    fault: Fault, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("chatport.adapters.group_commit.BUSY_SECONDS", 0.05)
+    assert world.ask("before").status_code == 200
+    world.gateway.calls.clear()
+    with fault.happen(world):
+        assert world.ask_in_each_way() == {(503, fault.code)}
+        assert world.ready() == ((503, fault.code) if fault.shows else (200, ""))
+        assert world.ask_in_each_way() == {(503, fault.code)}
+        assert world.gateway.calls == []
+    if fault.recovers:
+        assert world.ready() == (200, "")
+        assert world.ask_in_each_way() == {(200, "")}
+        assert len(world.gateway.calls) == 3
+    else:
+        assert world.ask_in_each_way() == {(503, fault.code)}
+        assert world.gateway.calls == []
+
+
+def test_what_can_be_read_is_read_while_nothing_can_be_written(world: World) -> None:
+    world.ask("before")
+    with full_database(world):
+        assert world.ask(LONG, user_id="bob").status_code == 503
+        assert ANSWER in world.client.get("/conversations/ada").text
+        assert world.client.delete("/conversations/ada").get_json()["erased"] == 1
+    assert ANSWER not in world.client.get("/conversations/ada").text
+
+
+@pytest.mark.parametrize(("free", "status"), [(MIN_FREE_BYTES - 1, 503), (MIN_FREE_BYTES, 200)])
+def test_a_disk_with_little_room_turns_new_requests_away_before_it_is_full(
+    free: int, status: int, world: World
+) -> None:
+    world.free = free
+    assert world.ready() == (status, "" if status == 200 else FULL)
+    assert world.ask().status_code == 200  # there is room for those that come nevertheless
+
+
+def test_the_room_that_is_left_is_that_of_the_real_disk(tmp_path: Path) -> None:
+    assert free_bytes(tmp_path) == shutil.disk_usage(tmp_path).free
+    with pytest.raises(StorageReadOnly), sqlite_faults.translated():
+        free_bytes(tmp_path / "missing")
+
+
+def test_a_disk_too_full_for_the_shared_memory_is_full() -> None:
+    error = sqlite3.OperationalError("disk I/O error")
+    error.sqlite_errorname = "SQLITE_IOERR_SHMSIZE"
+    assert isinstance(sqlite_faults.translate(error), StorageFull)
+
+
+@pytest.mark.parametrize("end", ["", "-wal", "-shm"])
+def test_what_is_written_while_the_file_goes_away_is_not_acknowledged(
+    end: str, world: World
+) -> None:
+    assert world.ask().status_code == 200
+    with pytest.raises(StorageLost):
+        world.store.session.write(lambda _file: world.beside(end).unlink())
+
+
+def test_an_answer_that_comes_after_the_file_is_gone_is_not_acknowledged(world: World) -> None:
+    world.gateway.meanwhile = world.path.unlink
+    response = world.ask()
+    assert (response.status_code, response.get_json()["code"]) == (503, LOST)
+    assert ANSWER not in response.text
+
+
+def test_a_lost_file_is_not_touched_by_the_end_of_the_process(world: World) -> None:
+    assert world.ask().status_code == 200
+    with replaced_by_a_copy(world):
+        before = contents(world)
+        world.stop()
+        assert contents(world) == before
+
+
+def test_a_restart_takes_the_file_that_stands_there_then(world: World) -> None:
+    assert world.ask("before").status_code == 200
+    world.forget_pages()
+    with replaced_by_a_copy(world):
+        assert world.ask().status_code == 503
+    world.stop()
+    world.start()
+    assert world.ask("after").status_code == 200
+    assert [found.prompt for found in world.store.search(LogQuery())] == ["after", "before"]
+
+
+def test_once_damage_is_found_nothing_is_written_until_the_file_is_opened_anew(
+    world: World,
+) -> None:
+    assert world.ask().status_code == 200
+    with pytest.raises(StorageCorrupt):
+        world.store.session.read(find_damage)
+    before = contents(world)
+    assert world.ask_in_each_way() == {(503, CORRUPT)}
+    assert world.ready() == (503, CORRUPT)
+    assert contents(world) == before
+    assert [found.reply for found in world.store.search(LogQuery())] == [ANSWER]
+    world.stop()
+    world.start()
+    assert world.ask_in_each_way() == {(200, "")}
+
+
+def find_damage(_file: SqliteFile) -> None:
+    damage = sqlite3.DatabaseError("database disk image is malformed")
+    damage.sqlite_errorname = "SQLITE_CORRUPT_INDEX"
+    raise damage
+
+
+def contents(world: World) -> dict[str, bytes]:
+    """Return the files but the -shm, in which SQLite notes who reads."""
+    files = world.path.parent.iterdir()
+    return {file.name: file.read_bytes() for file in files if not file.name.endswith("-shm")}
+
+
+@pytest.mark.parametrize(
+    ("column", "value"),
+    [
+        ("started_at", "'yesterday'"),
+        ("state", "'odd'"),
+        ("answer", "x'00ff'"),
+        ("prompt", "CAST(x'ff' AS TEXT)"),
+    ],
+)
+def test_a_row_that_makes_no_sense_is_damage(column: str, value: str, world: World) -> None:
+    assert world.ask().status_code == 200
+    [found] = world.store.search(LogQuery())
+    world.run(f"UPDATE exchange SET {column} = {value} WHERE 1 RETURNING 1")
+    for read in (
+        lambda: world.store.find(found.id),
+        lambda: world.store.earlier(
+            found.caller, Once(request_hash="", key="key-1"), now=NOW, since=NOW
+        ),
+    ):
+        world.run("UPDATE exchange SET idempotency_key = 'key-1' WHERE 1 RETURNING 1")
+        with pytest.raises(StorageCorrupt):
+            read()
+
+
+def test_an_open_row_that_makes_no_sense_does_not_hinder_the_end_of_the_process(
+    world: World,
+) -> None:
+    stopped: list[bool] = []
+
+    def stop() -> None:
+        world.run("UPDATE exchange SET started_at = 'yesterday' WHERE 1 RETURNING 1")
+        world.stop()
+        stopped.append(True)
+
+    world.gateway.meanwhile = stop
+    world.ask()
+    assert stopped == [True]
+
+
+# An answer that cannot be kept
+
+
+@contextmanager
+def lock_from_now_on(world: World) -> Iterator[Hook]:
+    """Yield what makes another connection take the lock."""
+    with closing(
+        sqlite3.connect(world.path, isolation_level=None, check_same_thread=False)
+    ) as other:
+
+        def lock() -> None:
+            other.execute("BEGIN IMMEDIATE")
+
+        yield lock
+
+
+def test_an_answer_that_cannot_be_kept_is_not_given_and_its_exchange_is_interrupted_later(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("chatport.adapters.group_commit.BUSY_SECONDS", 0.05)
+    world.store.check()
+    with lock_from_now_on(world) as lock:
+        world.gateway.meanwhile = lock
+        response = world.ask()
+    assert response.status_code == 503
+    assert response.get_json()["code"] == "storage_busy"
+    assert ANSWER not in response.text
+    assert response.headers["x-should-retry"] == "false"  # the provider may bill it twice
+    found = world.store.find(response.headers["X-Request-Id"])
+    assert found is not None
+    assert (found.state, found.reply) == (State.OPEN, "")
+    assert world.store.recover(datetime.now(UTC) + timedelta(hours=1)) == 1
+    found = world.store.find(found.id)
+    assert found is not None
+    assert found.state is State.INTERRUPTED
+
+
+def test_an_answer_waits_for_its_commit_while_another_has_the_lock(world: World) -> None:
+    world.store.check()
+    with lock_from_now_on(world) as lock:
+        unlocking = threading.Event()
+
+        def lock_for_a_while() -> None:
+            lock()
+            unlocking.set()
+
+        world.gateway.meanwhile = lock_for_a_while
+        answers: list[TestResponse] = []
+        asking = threading.Thread(target=lambda: answers.append(world.ask()))
+        asking.start()
+        assert unlocking.wait(5)
+        while not world.store.session._commits._led:
+            time.sleep(0.001)
+        time.sleep(0.05)  # the wait is the subject
+        assert answers == []
+    asking.join(5)
+    assert [answer.get_json()["completion"] for answer in answers] == [ANSWER]
+
+
+# Single bytes that change
+
+
+@pytest.fixture(scope="module")
+def killed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the folder of a process that was killed: a file, and a write-ahead log beside it."""
+    world = World(tmp_path_factory.mktemp("made") / "log.db")
+    for n in range(40):
+        world.ask(f"prompt {n} " + "word " * (n % 7 * 40), user_id=f"user-{n % 5}")
+        world.relay(f"relayed {n}", stream=bool(n % 2))
+        if n == 30:
+            world.run("PRAGMA wal_checkpoint(TRUNCATE)")
+    left = tmp_path_factory.mktemp("killed")
+    for file in world.path.parent.iterdir():
+        if not file.name.endswith("-shm"):
+            shutil.copy(file, left)  # with the life sign, which nobody holds there
+    world.stop()
+    return left
+
+
+def flip(file: Path, chance: random.Random, first: int, last: int) -> None:
+    """Change some bits of one byte."""
+    content = bytearray(file.read_bytes())
+    content[chance.randrange(first, last)] ^= chance.randrange(1, 256)
+    with file.open("r+b") as opened:
+        opened.write(content)
+
+
+def flip_somewhere(world: World, chance: random.Random) -> None:
+    size = world.path.stat().st_size
+    wal = world.beside("-wal")
+    flip(
+        *chance.choice(
+            [
+                (world.path, chance, 0, 100),
+                (world.path, chance, 100, PAGE),
+                (world.path, chance, PAGE, 2 * PAGE),
+                (world.path, chance, 2 * PAGE, size),
+                (world.path, chance, 2 * PAGE, size),
+                (wal, chance, 0, wal.stat().st_size),
+            ]
+        )
+    )
+
+
+def rows_that_say(path: Path, prompt: str) -> int | None:
+    """Count the committed rows with this prompt, through no index; None if nobody can tell."""
+    with closing(sqlite3.connect(path)) as other, suppress(sqlite3.DatabaseError):
+        query = "SELECT count(*) FROM exchange NOT INDEXED WHERE prompt = ?"
+        [count] = other.execute(query, [prompt]).fetchone()
+        return int(count)
+    return None
+
+
+@pytest.mark.parametrize("running", [False, True], ids=["stopped", "running"])
+@pytest.mark.parametrize("seed", range(times(20, 100)))
+def test_a_flipped_byte_is_an_honest_failure_or_none(
+    seed: int, killed: Path, tmp_path: Path, *, running: bool
+) -> None:
+    chance = random.Random(f"{seed}-{running}")
+    shutil.copytree(killed, tmp_path, dirs_exist_ok=True)
+    world = World(tmp_path / "log.db")
+    if running:
+        ask_and_compare(world, "first", user_id="user-0")
+    flip_somewhere(world, chance)
+    began = time.monotonic()
+    for n in range(3):
+        ask_and_compare(world, f"new prompt {n}", user_id=f"user-{n}")
+    for read in (
+        lambda: world.store.search(LogQuery(limit=1000)),
+        lambda: world.store.search(LogQuery(text="word")),
+        lambda: world.store.conversation("anonymous", "user-1", before=None, limit=50),
+        lambda: world.store.recover(datetime.now(UTC)),
+        lambda: world.store.erase("anonymous", "user-4"),
+        world.stop,
+    ):
+        with suppress(StorageUnavailable):
+            read()
+    assert time.monotonic() - began < 10
+
+
+def ask_and_compare(world: World, prompt: str, user_id: str) -> None:
+    """Ask; nobody is called without a row, and an answer that is given is kept as it is."""
+    unkept: list[str] = []
+    world.gateway.meanwhile = lambda: (
+        unkept.append(prompt) if rows_that_say(world.path, prompt) == 0 else None
+    )
+    called = len(world.gateway.calls)
+    response = world.ask(prompt, user_id)
+    assert unkept == []
+    if response.status_code == 200:
+        with suppress(StorageUnavailable):
+            found = world.store.find(response.headers["X-Request-Id"])
+            assert found is not None
+            assert (found.prompt, found.reply) == (prompt, ANSWER)
+    else:
+        assert response.status_code == 503, response.text
+        assert response.get_json()["code"].startswith("storage_")
+    assert len(world.gateway.calls) <= called + 1
+
+
+# At the start
+
+PROGRAM = "from chatport.entrypoints.cli import main; main(prog_name='chatport')"
+DAMAGED = (
+    "chatport: The database file is damaged; stop whatever uses it, move it and its -wal and -shm"
+    " to another folder, copy a backup into its place, and start again.\n"
+)
+FOLDER = "chatport: The database's path leads to a folder; name a file in it instead.\n"
+UNWRITABLE = (
+    "chatport: The database cannot be written; check that its folder is there, and the"
+    " permissions.\n"
+)
+
+
+def serve(database: Path, *before: str) -> tuple[int, str]:
+    """Start the server, which ends at once; return its exit code and what it says last."""
+    done = subprocess.run(
+        [*before, sys.executable, "-c", PROGRAM, "serve", "--offline", "--port", "0"],
+        env={**os.environ, "CHATPORT_DATABASE": f"sqlite:///{database}"},
+        capture_output=True,
+        text=True,
+        timeout=20,
+        check=False,
+    )
+    return done.returncode, done.stderr.splitlines(keepends=True)[-1]
+
+
+def test_a_damaged_file_ends_the_start_with_the_way_to_restore_it(killed: Path) -> None:
+    for begin, end in ((0, 100), (100, None)):
+        content = bytearray((killed / "log.db").read_bytes())
+        content[begin:end] = b"\xa5" * len(content[begin:end])
+        damaged = killed.parent / f"damaged-{begin}.db"
+        damaged.write_bytes(content)
+        assert serve(damaged) == (3, DAMAGED)
+        assert damaged.read_bytes() == content
+
+
+def test_a_folder_in_place_of_the_file_ends_the_start_with_a_reason(tmp_path: Path) -> None:
+    assert serve(tmp_path) == (3, FOLDER)
+    assert serve(tmp_path / "missing" / "log.db") == (3, UNWRITABLE)
+
+
+READ_ONLY_MOUNT = 'mount --bind "$0" "$0" && mount -o remount,ro,bind "$0" && exec "$@"'
+
+
+def may_mount(folder: Path) -> bool:
+    """Return whether this process may mount something, unseen by others."""
+    if shutil.which("unshare") is None:
+        return False
+    trial = ["unshare", "-m", "sh", "-c", READ_ONLY_MOUNT, str(folder), "true"]
+    return subprocess.run(trial, capture_output=True, check=False).returncode == 0
+
+
+def test_a_read_only_disk_ends_the_start_with_a_reason(killed: Path, tmp_path: Path) -> None:
+    if not may_mount(tmp_path):
+        pytest.skip("only root may mount")
+    shutil.copytree(killed, tmp_path, dirs_exist_ok=True)
+    mounted = ["unshare", "-m", "sh", "-c", READ_ONLY_MOUNT, str(tmp_path)]
+    assert serve(tmp_path / "log.db", *mounted) == (3, UNWRITABLE)
+    assert serve(tmp_path / "new.db", *mounted) == (3, UNWRITABLE)
