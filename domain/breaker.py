@@ -41,8 +41,8 @@ class Breaker:
     `REMEMBERED_CALLS` failed, it opens: no call passes for some seconds. Then a single call may
     probe; if it succeeds the breaker closes, if it fails it opens anew.
 
-    Each admitted call ends with exactly one of `succeeded`, `failed` and `forgotten`; a stream
-    may fail after it has succeeded in beginning.
+    What is told of a call counts only in the era in which it was admitted: an old stream that
+    ends at last says nothing of a provider that has been left alone since.
     """
 
     def __init__(self, clock: Clock) -> None:
@@ -53,44 +53,48 @@ class Breaker:
         self._opened_by: UpstreamError | None = None
         self._open_until = 0.0
         self._probing = False
+        self._era = 0
 
-    def admit(self) -> float:
-        """Return 0 if a call may pass now, or else in how many seconds to ask again."""
+    def admit(self) -> "float | Call":
+        """Return a call that may pass now, or in how many seconds to ask again."""
         with self._lock:
-            if self._opened_by is None:
-                return 0.0
-            wait = self._open_until - self._clock.monotonic()
-            if wait <= 0 and not self._probing:
+            if self._opened_by is not None:
+                wait = self._open_until - self._clock.monotonic()
+                if wait > 0 or self._probing:
+                    return max(wait, 1.0)
                 self._probing = True
-                return 0.0
-            return max(wait, 1.0)
+                self._era += 1
+            return Call(self, self._era)
 
-    def succeeded(self) -> None:
-        """Note that the provider answered, be it with a refusal of the request."""
+    def _succeeded(self, era: int) -> None:
         with self._lock:
+            if era != self._era:
+                return
             if self._probing:
                 self._close()
             self._consecutive = 0
             self._failed_lately.append(False)
 
-    def failed(self, error: BaseException) -> None:
-        """Note how a call ended that did not succeed."""
+    def _failed(self, era: int, error: BaseException) -> None:
         seconds = _seconds_open(error)
-        if seconds is None:
-            self.forgotten()
-            return
         with self._lock:
+            if era != self._era:
+                return
+            if seconds is None:
+                self._probing = False
+                return
             self._consecutive += 1
             self._failed_lately.append(True)
             if self._probing or self._has_failed_too_often():
                 self._opened_by = error if isinstance(error, UpstreamError) else None
                 self._open_until = self._clock.monotonic() + seconds
                 self._probing = False
+                self._era += 1
 
-    def forgotten(self) -> None:
-        """Note that a call ended which says nothing about the provider."""
+    def _forgotten(self, era: int) -> None:
         with self._lock:
-            self._probing = False
+            if era == self._era:
+                self._probing = False
 
     @property
     def opened_by(self) -> UpstreamError | None:
@@ -104,7 +108,31 @@ class Breaker:
 
     def _close(self) -> None:
         self._opened_by, self._probing = None, False
+        self._era += 1
         self._failed_lately.clear()
+
+
+class Call:
+    """One admitted call; tell what becomes of it.
+
+    A stream may fail after it has succeeded in beginning. What was told first of a probe counts.
+    """
+
+    def __init__(self, breaker: Breaker, era: int) -> None:
+        self._breaker = breaker
+        self._era = era
+
+    def succeeded(self) -> None:
+        """Note that the provider answered, be it with a refusal of the request."""
+        self._breaker._succeeded(self._era)  # noqa: SLF001  # two halves of one thing
+
+    def failed(self, error: BaseException) -> None:
+        """Note how the call ended that did not succeed."""
+        self._breaker._failed(self._era, error)  # noqa: SLF001  # as above
+
+    def forgotten(self) -> None:
+        """Note that the call ended, whatever it says about the provider."""
+        self._breaker._forgotten(self._era)  # noqa: SLF001  # as above
 
 
 def _seconds_open(error: BaseException) -> float | None:

@@ -7,7 +7,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
-from .breaker import SERVER_ERROR, Breaker
+from .breaker import SERVER_ERROR, Breaker, Call
 from .errors import (
     ChatportError,
     UpstreamAuthFailed,
@@ -96,8 +96,8 @@ class Upstreams(LLMGateway):
         """Return the first whole answer."""
         attempts = self._attempts(request)
         with self._counted():
-            completion, breaker = self._answer(attempts, lambda gateway, r: gateway.complete(r))
-        breaker.succeeded()
+            completion, call = self._answer(attempts, lambda gateway, r: gateway.complete(r))
+        call.succeeded()
         return replace(completion, attempts=attempts.count)
 
     @contextmanager
@@ -105,20 +105,20 @@ class Upstreams(LLMGateway):
         """Return the first stream that opens; it is never exchanged for another."""
         attempts = self._attempts(request)
         with ExitStack() as closing, self._counted():
-            deltas, breaker = self._answer(
+            deltas, call = self._answer(
                 attempts, lambda gateway, r: closing.enter_context(gateway.stream(r))
             )
-            watched = _watched(deltas, breaker, attempts.count)
+            watched = _watched(deltas, call, attempts.count)
             closing.callback(watched.close)
-            closing.callback(breaker.forgotten)
+            closing.callback(call.forgotten)
             yield watched
 
     def models(self) -> Sequence[ModelCard]:
         """Return the models of the first provider that tells them."""
         attempts = self._attempts(CompletionRequest(model=""))
         with self._counted():
-            cards, breaker = self._answer(attempts, lambda gateway, _: gateway.models())
-        breaker.succeeded()
+            cards, call = self._answer(attempts, lambda gateway, _: gateway.models())
+        call.succeeded()
         return cards
 
     def condition(self) -> str:
@@ -135,18 +135,18 @@ class Upstreams(LLMGateway):
 
     def _answer(
         self, attempts: _Attempts, ask: Callable[[LLMGateway, CompletionRequest], T]
-    ) -> tuple[T, Breaker]:
+    ) -> tuple[T, Call]:
         """Ask once, and perhaps once more."""
-        upstream, breaker = self._admitted()
+        upstream, call = self._admitted()
         try:
-            return self._ask(attempts, upstream, breaker, ask), breaker
+            return self._ask(attempts, upstream, call, ask), call
         except UpstreamError as error:
             wait = self._wait_before_retry(error, attempts)
             if wait is None or not self._may_retry():
                 raise
             first = error
         try:
-            again = self._other(attempts) or self._same(upstream, breaker, wait, attempts)
+            again = self._other(attempts) or self._same(upstream, wait, attempts)
             if again is None:
                 raise first
             return self._ask(attempts, *again, ask), again[1]
@@ -158,7 +158,7 @@ class Upstreams(LLMGateway):
         self,
         attempts: _Attempts,
         upstream: Upstream,
-        breaker: Breaker,
+        call: Call,
         ask: Callable[[LLMGateway, CompletionRequest], T],
     ) -> T:
         attempts.count += 1
@@ -169,10 +169,10 @@ class Upstreams(LLMGateway):
         except BaseException as error:
             if isinstance(error, ChatportError):
                 error.attempts = attempts.count
-            _note(error, breaker)
+            _note(error, call)
             raise
 
-    def _admitted(self, tried: Collection[str] = ()) -> tuple[Upstream, Breaker]:
+    def _admitted(self, tried: Collection[str] = ()) -> tuple[Upstream, Call]:
         """Return the first provider that may be called.
 
         Raises:
@@ -182,27 +182,31 @@ class Upstreams(LLMGateway):
         for upstream, breaker in self._upstreams:
             if upstream.name in tried:
                 continue
-            wait = breaker.admit()
-            if not wait:
-                return upstream, breaker
-            waits.append(wait)
+            admitted = breaker.admit()
+            if isinstance(admitted, Call):
+                return upstream, admitted
+            waits.append(admitted)
         raise UpstreamUnavailable(retry_after_seconds=min(waits, default=1.0))
 
-    def _other(self, attempts: _Attempts) -> tuple[Upstream, Breaker] | None:
+    def _other(self, attempts: _Attempts) -> tuple[Upstream, Call] | None:
+        return self._first(attempts.tried)
+
+    def _first(self, besides: Collection[str]) -> tuple[Upstream, Call] | None:
         try:
-            return self._admitted(attempts.tried)
+            return self._admitted(besides)
         except UpstreamUnavailable:
             return None
 
     def _same(
-        self, upstream: Upstream, breaker: Breaker, wait: float, attempts: _Attempts
-    ) -> tuple[Upstream, Breaker] | None:
+        self, upstream: Upstream, wait: float, attempts: _Attempts
+    ) -> tuple[Upstream, Call] | None:
         """Wait, and return the same provider, if that may help, and it may be called then."""
         left = self._total - (self._clock.monotonic() - attempts.began)
         if not 0 <= wait < left:
             return None
         self._clock.sleep(wait)
-        return None if breaker.admit() else (upstream, breaker)
+        others = [each.name for each, _ in self._upstreams if each is not upstream]
+        return self._first(others)
 
     def _wait_before_retry(self, error: UpstreamError, attempts: _Attempts) -> float | None:
         """Return for how long to wait before asking the same provider again.
@@ -247,13 +251,13 @@ def _is_passing(error: UpstreamError) -> bool:
     return isinstance(error, UpstreamOverloaded) or error.upstream_status in RETRIED_STATUSES
 
 
-def _note(error: BaseException, breaker: Breaker) -> None:
+def _note(error: BaseException, call: Call) -> None:
     """Tell the breaker how a call ended: a refusal of the request is an answer too."""
     status = error.upstream_status if isinstance(error, ChatportError) else None
     if status is not None and status < SERVER_ERROR and not _is_ours(error):
-        breaker.succeeded()
+        call.succeeded()
     else:
-        breaker.failed(error)
+        call.failed(error)
 
 
 def _is_ours(error: BaseException) -> bool:
@@ -261,7 +265,7 @@ def _is_ours(error: BaseException) -> bool:
     return isinstance(error, UpstreamAuthFailed | UpstreamQuotaExhausted | UpstreamRateLimited)
 
 
-def _watched(deltas: Iterator[Delta], breaker: Breaker, attempts: int) -> Generator[Delta]:
+def _watched(deltas: Iterator[Delta], call: Call, attempts: int) -> Generator[Delta]:
     """Yield the pieces, and tell the breaker what became of them."""
     if attempts > 1:
         yield Delta(attempts=attempts)
@@ -269,9 +273,9 @@ def _watched(deltas: Iterator[Delta], breaker: Breaker, attempts: int) -> Genera
     try:
         for delta in deltas:
             if not succeeded and delta != Delta():
-                breaker.succeeded()
+                call.succeeded()
                 succeeded = True
             yield delta
     except UpstreamError as error:
-        breaker.failed(error)
+        call.failed(error)
         raise

@@ -18,8 +18,9 @@ from .admin import Admin
 from .faults import fault_of, openai_answer, seed_body
 from .idempotency import mark_replayed
 from .limit_headers import limit_headers
+from .overload import Overload
 from .request_body import MAX_BODY_BYTES
-from .routes import Access, access_of
+from .routes import COMPLETIONS, Access, access_of
 
 HEADERS = {
     "Cache-Control": "no-store",
@@ -54,6 +55,7 @@ def create_app(
     admin: Admin | None = None,
     max_body_bytes: int = MAX_BODY_BYTES,
     proxy_hops: int = 0,
+    overload: Overload | None = None,
 ) -> Flask:
     """Return the application around a service.
 
@@ -64,6 +66,7 @@ def create_app(
         admin: What the routes for admins work with; None for none of these routes.
         max_body_bytes: The largest request.
         proxy_hops: How many proxies in front are trusted to tell a client's address.
+        overload: Counts the completions that are being answered; None for as many as come.
     """
     app = Flask(__name__, static_folder=None)
     app.config.update(MAX_CONTENT_LENGTH=max_body_bytes, PROVIDE_AUTOMATIC_OPTIONS=False)
@@ -72,6 +75,8 @@ def create_app(
     if proxy_hops:
         app.wsgi_app = ProxyFix(app.wsgi_app, x_for=proxy_hops, x_proto=0)  # type: ignore[method-assign]  # Flask's documented way
     app.before_request(_begin)
+    if overload is not None:
+        app.before_request(partial(_enter, overload))
     app.before_request(partial(_let_in, authenticate))
     app.after_request(_finish)
     app.register_error_handler(Exception, _answer_error)
@@ -87,6 +92,13 @@ def create_app(
 
 def _begin() -> None:
     g.line = AccessLine(secrets.token_hex(16))
+
+
+def _enter(overload: Overload) -> None:
+    """Take a place among those who are answered, before anything else costs time."""
+    if request.url_rule is not None and request.url_rule.rule in COMPLETIONS:
+        overload.enter()
+        g.overload = overload
 
 
 def _let_in(authenticate: Authenticate) -> None:
@@ -111,6 +123,8 @@ def _finish(response: Response) -> Response:
     response.headers["X-Request-Id"] = g.line.request_id
     g.line.describe(request, response.status_code)
     response.call_on_close(g.line.write)
+    if "overload" in g:
+        response.call_on_close(g.overload.leave)
     return response
 
 

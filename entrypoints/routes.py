@@ -9,7 +9,7 @@ from . import answers, wire
 from .admin_routes import ADMIN_ROUTES
 from .route import STORAGE, Access, Kinds, Route, tree
 
-__all__ = ["ROUTES", "Access", "access_of"]
+__all__ = ["COMPLETIONS", "ROUTES", "Access", "access_of"]
 
 PLAIN_TEXT = {"type": "string"}
 RULE_VALUE = re.compile(r"<(?:\w+:)?(\w+)>")
@@ -201,6 +201,9 @@ ROUTES: tuple[Route, ...] = (
     ),
 )
 """A test holds it against the routes that there are."""
+
+COMPLETIONS = frozenset(route.path for route in ROUTES if route.limited)
+"""Where a model is asked: what limits count, and what overload is about."""
 
 
 @cache

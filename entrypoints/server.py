@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
+from .overload import Overload, hooks
 from .settings import Settings
 
 if TYPE_CHECKING:
@@ -113,7 +114,7 @@ def _has_callers(settings: Settings) -> bool:
         return not PeeweeKeys(session).is_empty()
 
 
-def application(settings: Settings, parts: "Parts") -> "Flask":
+def application(settings: Settings, parts: "Parts", overload: Overload) -> "Flask":
     """Return the application around the parts."""
     from .flask_app import create_app  # noqa: PLC0415  # only what serves imports it
 
@@ -124,6 +125,7 @@ def application(settings: Settings, parts: "Parts") -> "Flask":
         admin=parts.admin,
         max_body_bytes=settings.max_body_bytes,
         proxy_hops=settings.proxy_hops,
+        overload=overload,
     )
 
 
@@ -136,7 +138,7 @@ def _serve_with_waitress(settings: Settings, serving: Serving) -> None:
     with assembled(settings, place) as parts:
         parts.store.recover(datetime.now(UTC))
         waitress.serve(
-            application(settings, parts),
+            application(settings, parts, Overload(settings.max_in_flight)),
             host=serving.host,
             port=serving.port,
             threads=WAITRESS_THREADS,
@@ -164,6 +166,7 @@ def _serve_with_gunicorn(settings: Settings, serving: Serving) -> None:
     with assembled(settings, place) as parts:
         parts.store.recover(datetime.now(UTC))
         parts.store.close()  # each worker opens the file for itself
+        overload = Overload(settings.max_in_flight)
         host = f"[{serving.host}]" if ":" in serving.host else serving.host
         options = {
             "bind": f"{host}:{serving.port}",
@@ -175,8 +178,9 @@ def _serve_with_gunicorn(settings: Settings, serving: Serving) -> None:
             "control_socket_disable": True,
             # A worker that replaces a killed one closes what that one left open.
             "post_worker_init": lambda _worker: parts.store.recover(datetime.now(UTC)),
+            **hooks(overload),
         }
-        server = Server(application(settings, parts), options)
+        server = Server(application(settings, parts, overload), options)
         gc.freeze()  # what was imported is for ever: workers share it, and need not look it over
         gc.set_threshold(GARBAGE_THRESHOLD)
         server.run()

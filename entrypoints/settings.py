@@ -113,6 +113,12 @@ class Settings:
         "0",
         "how many proxies before this server add to `X-Forwarded-For`, which is believed so far",
     )
+    max_in_flight: int = _setting(
+        "CHATPORT_MAX_IN_FLIGHT",
+        count,
+        "4000",
+        "how many completions are answered at once; what comes beyond is `overloaded`",
+    )
     system_prompt: str = _setting(
         "CHATPORT_SYSTEM_PROMPT", text, "", "goes first in every call; empty: none"
     )

@@ -133,6 +133,7 @@ def test_a_check_shows_the_settings_but_not_the_key(folder: Path) -> None:
         "CHATPORT_PRICES=\n"
         "CHATPORT_LIMIT_STORE=memory:\n"
         "CHATPORT_PROXY_HOPS=0\n"
+        "CHATPORT_MAX_IN_FLIGHT=4000\n"
         "CHATPORT_SYSTEM_PROMPT=\n"
         "CHATPORT_HISTORY_TOKENS=8000\n"
         "CHATPORT_TIMEOUT_SECONDS=120\n"

@@ -46,6 +46,7 @@ def test_the_defaults_are_these() -> None:
         max_output_tokens=None,
         prices=None,
         proxy_hops=0,
+        max_in_flight=4000,
         limit_store="memory:",
         system_prompt="",
         history_tokens=8000,
@@ -297,6 +298,7 @@ def test_the_settings_can_be_shown_with_the_key_as_three_stars() -> None:
         ("CHATPORT_PRICES", ""),
         ("CHATPORT_LIMIT_STORE", "memory:"),
         ("CHATPORT_PROXY_HOPS", "0"),
+        ("CHATPORT_MAX_IN_FLIGHT", "4000"),
         ("CHATPORT_SYSTEM_PROMPT", ""),
         ("CHATPORT_HISTORY_TOKENS", "8000"),
         ("CHATPORT_TIMEOUT_SECONDS", "120"),
@@ -347,7 +349,7 @@ def test_an_at_sign_outside_a_url_is_shown_and_a_slash_in_a_password_is_not() ->
 
 def addresses(value: str, **environment: str) -> list[tuple[str, str | None]]:
     settings = Settings.from_mapping({"CHATPORT_UPSTREAMS": value, **environment})
-    return [(each.url, each.key and each.key.reveal()) for each in settings.upstreams]
+    return [(each.url, each.key.reveal() if each.key else None) for each in settings.upstreams]
 
 
 def test_several_providers_have_an_order_and_keys_of_their_own() -> None:
