@@ -48,9 +48,7 @@ def with_error(
         yield from events
     except GeneratorExit:
         raise
-    except BaseException as error:  # after `200 OK`, this event is the only answer left
+    except BaseException as error:  # noqa: BLE001  # after `200 OK`, this event is the only answer left
         fault = fault_of(error)
         line.code = fault.code
-        yield error_event(fault)
-        if not isinstance(error, Exception):
-            raise
+        yield error_event(fault)  # and no more: an answer that is cut by a stop has its end too

@@ -1,0 +1,88 @@
+"""SIGTERM while streams are open: each is told of it, each gets its outcome, and the exit is 0."""
+
+import json
+import signal
+import sqlite3
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing
+from typing import Any
+
+import pytest
+
+from . import conftest
+
+SEED, OPENAI = "/openai-completion", "/v1/chat/completions"
+STREAMS = 20
+IMPATIENT = (
+    "from chatport.entrypoints import server; server.GRACEFUL_SECONDS = 10\n"
+    "from chatport.entrypoints.cli import main; main()"
+)
+"""The service as it is, but for how long it waits for streams."""
+
+
+@pytest.fixture
+def clients() -> Iterator[ExitStack]:
+    """Return what closes the clients' connections at the end."""
+    with ExitStack() as stack:
+        yield stack
+
+
+def begin(service: Any, n: int, clients: ExitStack) -> Any:
+    """Open a stream, on one wire or the other, and read its first line."""
+    path = (SEED, OPENAI)[n % 2]
+    body: dict[str, Any] = {"stream": True}
+    if path == SEED:
+        body |= {"user_id": f"user-{n}", "prompt": f"stream {n}"}
+    else:
+        body |= {"model": "m", "messages": [{"role": "user", "content": f"stream {n}"}]}
+    connection = clients.enter_context(closing(service.connect()))
+    connection.request("POST", path, json.dumps(body), {"Content-Type": "application/json"})
+    response = connection.getresponse()
+    assert response.status == 200
+    assert response.readline()
+    return path, response
+
+
+def test_every_stream_that_cannot_be_finished_is_told_and_has_its_outcome(
+    serve: Callable[..., Any],
+    provider: Any,
+    clients: ExitStack,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(conftest, "CHATPORT", [sys.executable, "-c", IMPATIENT])
+    service = serve(CHATPORT_USER_LIMIT="", CHATPORT_TOTAL_LIMIT="")
+    provider.gate.clear()
+    streams = [begin(service, n, clients) for n in range(STREAMS)]
+    service.process.send_signal(signal.SIGTERM)
+    for path, response in streams:
+        last = response.read().decode().strip().split("\n\n")[-1]
+        name, _, data = last.rpartition("data: ")
+        error = json.loads(data)
+        if path == SEED:
+            assert (name, error["code"]) == ("event: error\n", "server_shutdown")
+        else:
+            assert (name, error["error"]["code"]) == ("", "server_shutdown")
+    provider.gate.set()
+    assert service.process.wait(15) == 0
+    with closing(sqlite3.connect(service.folder / "chatport.db")) as database:
+        outcomes = Counter(database.execute("SELECT state, error_code, reply <> '' FROM exchange"))
+    assert outcomes == {("interrupted", "server_shutdown", 1): STREAMS}
+
+
+def test_a_service_that_is_stopping_finishes_what_it_can(
+    serve: Callable[..., Any], provider: Any, clients: ExitStack
+) -> None:
+    service = serve(CHATPORT_USER_LIMIT="", CHATPORT_TOTAL_LIMIT="")
+    provider.gate.clear()
+    streams = [begin(service, n, clients) for n in range(STREAMS)]
+    service.process.send_signal(signal.SIGTERM)
+    provider.gate.set()
+    for path, response in streams:
+        text = response.read().decode()
+        assert ("event: done" if path == SEED else "data: [DONE]") in text
+    assert service.process.wait(15) == 0
+    with closing(sqlite3.connect(service.folder / "chatport.db")) as database:
+        outcomes = Counter(database.execute("SELECT state, error_code FROM exchange"))
+    assert outcomes == {("completed", None): STREAMS}
