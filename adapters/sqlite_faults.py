@@ -75,6 +75,8 @@ def parsing() -> Iterator[None]:
     """
     try:
         yield
+    except UnicodeEncodeError:  # not of a row, but of what was asked for
+        raise
     except (ValueError, TypeError, LookupError, zlib.error, struct.error) as error:
         raise _named("SQLITE_CORRUPT", f"{type(error).__name__} in a row") from None
 

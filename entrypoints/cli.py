@@ -4,6 +4,7 @@ import click
 
 from .chat_cli import chat
 from .cli_exits import EXIT_SETTINGS, faults_end_the_program, load_settings, stop
+from .doctor_cli import doctor
 from .keys_cli import keys
 from .log_cli import log
 from .purge_cli import erase, purge
@@ -88,6 +89,7 @@ def _announce(host: str, port: int, settings: Settings, *, offline: bool) -> Non
 
 
 main.add_command(chat)
+main.add_command(doctor)
 main.add_command(keys)
 main.add_command(log)
 main.add_command(purge)

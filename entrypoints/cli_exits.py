@@ -2,7 +2,7 @@
 
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NoReturn
@@ -29,10 +29,15 @@ RESTORE = (
 )
 
 
+def own_environment() -> Mapping[str, str]:
+    """Return the variables of this process, which are read nowhere else."""
+    return os.environ
+
+
 def load_settings(*, show: bool = False) -> Settings:
     """Read the settings, print them if asked to, and end the program if they are wrong."""
     try:
-        environment = load_environment(os.environ, Path(".env"))
+        environment = load_environment(own_environment(), Path(".env"))
         if show:
             for name, value in printable(environment):
                 click.echo(f"{name}={value}")

@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 import pytest
 from filelock import FileLock
 
+from . import conftest
 from .conftest import Service
 from .sdk_provider import SdkProvider, running_provider
 from .sdk_service import ended, running_service, url
@@ -20,6 +22,14 @@ INSTALL_SECONDS = 300
 RUN_SECONDS = 60
 
 Outcomes = dict[str, list[dict[str, Any]]]
+
+
+PATIENT = (
+    "from chatport.domain import breaker; breaker.CONSECUTIVE_FAILURES = 1_000_000\n"
+    "breaker.REMEMBERED_CALLS = 1_000_000\n"
+    "from chatport.entrypoints.cli import main; main()"
+)
+"""The service as it is, but for a breaker that bears all the failures of these checks at once."""
 
 
 @pytest.fixture(scope="session")
@@ -71,8 +81,10 @@ def upstream() -> Iterator[SdkProvider]:
 
 @pytest.fixture(scope="module")
 def service(upstream: SdkProvider, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    with running_service(upstream, tmp_path_factory.mktemp("chatport")) as service:
-        yield service
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(conftest, "CHATPORT", [sys.executable, "-c", PATIENT])
+        with running_service(upstream, tmp_path_factory.mktemp("chatport")) as service:
+            yield service
 
 
 @pytest.fixture(scope="module")

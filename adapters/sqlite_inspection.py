@@ -1,0 +1,145 @@
+"""A look at a database file that changes nothing: no schema, no journal, no file beside it."""
+
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar, cast
+from urllib.parse import quote
+
+import peewee
+from playhouse.migrations import Runner
+
+from chatport.domain.admin_ports import KeyStore
+from chatport.domain.model import State
+
+from .exchange_table import ExchangeRow, bound, timestamp
+from .peewee_keys import PeeweeKeys
+from .schema import MIGRATIONS
+from .sqlite_database import PRAGMAS
+from .sqlite_faults import parsing, translated
+
+if TYPE_CHECKING:
+    from .sqlite_session import SqliteSession
+
+T = TypeVar("T")
+WRITE_VERSION = 18
+"""The byte of the header that is 2 for a write-ahead log: www.sqlite.org/fileformat2.html"""
+
+WAL = 2
+
+
+class WalWithoutIndex(Exception):
+    """There is a -wal without its -shm: SQLite could read it only by making one."""
+
+
+class SqliteInspection:
+    """Reads one database file, also while a server uses it.
+
+    Args:
+        path: The file, which must exist.
+
+    Raises:
+        WalWithoutIndex: The file was copied or moved, or only half of it was.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path.resolve()  # SQLite, too, looks for -wal beside what a link points to
+        address = f"file:{quote(str(self._path))}?{self._mode()}"
+        self.reader: Any = peewee.SqliteDatabase(address, uri=True)
+
+    def close(self) -> None:
+        """Close the file."""
+        self.reader.close()
+
+    def uses_wal(self) -> bool:
+        """Return whether the file says that it has a write-ahead log."""
+        with self._path.open("rb") as file:
+            return file.read(WRITE_VERSION + 1)[WRITE_VERSION:] == bytes([WAL])
+
+    def damages(self) -> list[str]:
+        """Return what SQLite finds wrong with the file, at most 100 things."""
+        with translated():
+            rows = list(self.reader.execute_sql("PRAGMA quick_check(100)"))
+        return [str(word) for (word,) in rows if word != "ok"]
+
+    def pending_migrations(self) -> list[str]:
+        """Return the names of the migrations that the file lacks."""
+        return [each.name for each in self._migrations() if each.applied is None]
+
+    def unknown_migrations(self) -> list[str]:
+        """Return the names of the migrations that only a newer version of chatport knows."""
+        return [each.name for each in self._migrations() if each.path is None]
+
+    def abandoned(self, at: datetime) -> int:
+        """Return how many exchanges are open though their lease has run out."""
+        row = self._exchange
+        query = row.select().where((row.state == State.OPEN) & (row.lease_until <= timestamp(at)))
+        with translated():
+            return int(query.count())
+
+    def newest(self) -> datetime | None:
+        """Return when the newest exchange began; None if there is none."""
+        row = self._exchange
+        with translated(), parsing():
+            found = row.select(row.started_at).order_by(row.id.desc()).limit(1).tuples().first()
+            return datetime.fromisoformat(found[0]) if found else None
+
+    def keys(self) -> KeyStore:
+        """Return the callers and their keys, to be read only."""
+        return PeeweeKeys(cast("SqliteSession", self))  # of which reading needs only `read`
+
+    def read(self, work: Callable[[Any], T]) -> T:
+        """Return the result of `work`, which uses the `reader` of what it is given."""
+        with translated():
+            return work(self)
+
+    @property
+    def _exchange(self) -> Any:
+        return bound(ExchangeRow, self.reader)
+
+    def _migrations(self) -> list[Any]:
+        with translated():
+            return list(Runner(self.reader, str(MIGRATIONS)).status())
+
+    def _mode(self) -> str:
+        """Return how to open the file: www.sqlite.org/wal.html, "Read-Only Databases"."""
+        wal, index = (self._path.with_name(self._path.name + end) for end in ("-wal", "-shm"))
+        if not wal.exists() or (not index.exists() and not wal.stat().st_size):
+            return "mode=ro&immutable=1"  # else SQLite makes both, and leaves them behind
+        if not index.exists():
+            raise WalWithoutIndex
+        return "mode=ro&readonly_shm=1"
+
+
+def effective_pragmas(asked: Mapping[str, Any] = PRAGMAS) -> dict[str, str]:
+    """Return what SQLite makes of chatport's own pragmas, tried on a file that is thrown away."""
+    with _scratch(asked) as database:
+        return {name: str(database.pragma(name)) for name in asked}
+
+
+def compile_options() -> frozenset[str]:
+    """Return how SQLite was built, such as `ENABLE_FTS5` and `THREADSAFE=1`."""
+    with _scratch({}) as database:
+        return frozenset(option for (option,) in database.execute_sql("PRAGMA compile_options"))
+
+
+def has_word_index() -> bool:
+    """Return whether SQLite can index words, by which the log is searched."""
+    with _scratch({}) as database:
+        try:
+            database.execute_sql("CREATE VIRTUAL TABLE words USING fts5 (word)")
+        except peewee.DatabaseError:
+            return False
+        return True
+
+
+@contextmanager
+def _scratch(pragmas: Mapping[str, Any]) -> Iterator[Any]:
+    with tempfile.TemporaryDirectory() as folder:
+        database = peewee.SqliteDatabase(str(Path(folder) / "scratch.db"), pragmas=dict(pragmas))
+        try:
+            yield database
+        finally:
+            database.close()

@@ -1,0 +1,234 @@
+"""Checks of the database: its folder, its file, what stands in it, and the disk under it."""
+
+import os
+import re
+import stat
+from pathlib import Path
+
+from chatport.domain.errors import StorageCorrupt
+
+from .doctor_findings import Check, Finding, Skip, error, ok, warning
+from .doctor_installation import Installation
+
+MB = 1_000_000
+NEEDED_BYTES, WANTED_BYTES = 200 * MB, 1_000 * MB
+LARGEST_CHECKED = 1_000 * MB
+"""Reading it takes some seconds."""
+
+LARGEST_WAL = 64 * 1024 * 1024
+"""To what the write-ahead log is cut when nobody reads; a larger one is held by a reader."""
+
+CLOCK_SLACK_SECONDS = 60
+FULL_SYNC, ON = "2", "1"
+OTHERS = stat.S_IRWXG | stat.S_IRWXO
+OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
+NETWORK = re.compile(
+    r"nfs\d?|cifs|smb\w*|9p|afs|ceph|lustre|glusterfs|fuse\.(sshfs|glusterfs|s3fs|rclone)"
+)
+PASSING = {"tmpfs", "ramfs", "overlay"}
+
+
+def durable(installation: Installation) -> Finding:
+    """Look whether anything is kept."""
+    if installation.settings.database is None:
+        return warning(
+            "everything is kept in memory, and lost when the server stops",
+            "Set CHATPORT_DATABASE=sqlite:///FILE.",
+        )
+    return ok(f"kept in {installation.database}")
+
+
+def folder(installation: Installation) -> Finding:
+    """Look whether SQLite can make its files."""
+    place = installation.database.parent
+    if not place.is_dir():
+        return error(f"{place} is no folder", f"Make it: mkdir -m 700 {place}")
+    if not os.access(place, os.W_OK | os.X_OK):
+        return error(f"{place} cannot be written", "Give it to the user who runs chatport.")
+    return ok(f"{place} can be written")
+
+
+def folder_access(installation: Installation) -> Finding:
+    """Look whether others could replace the file."""
+    place = _folder(installation)
+    mode = place.stat().st_mode
+    if mode & OTHERS_WRITE and not mode & stat.S_ISVTX:
+        return error(f"others may write into {place}", f"chmod go-w {place}")
+    return ok("only its owner can replace the file")
+
+
+def regular(installation: Installation) -> Finding:
+    """Look whether a file stands where the database belongs."""
+    path = installation.database
+    if path.exists() and not path.is_file():
+        return error(f"{path} is no file", "Name a file in CHATPORT_DATABASE.")
+    return ok("it is a file" if path.exists() else "it will be made at the first start")
+
+
+def modes(installation: Installation) -> Finding:
+    """Look whether others can read what users have said."""
+    loose = [path for path in installation.files if path.stat().st_mode & OTHERS]
+    if loose:
+        names = " ".join(map(str, loose))
+        return error(f"others may use {names}", f"chmod 600 {names}")
+    return ok("only its owner can read it")
+
+
+def owner(installation: Installation) -> Finding:
+    """Look whose the file is."""
+    euid = installation.around.euid
+    foreign = [path for path in installation.files if path.stat().st_uid != euid]
+    if foreign:
+        names = " ".join(map(str, foreign))
+        return error(f"another user owns {names}", f"chown {euid} {names}")
+    return ok("it belongs to the user who runs this")
+
+
+def journal(installation: Installation) -> Finding:
+    """Look whether the file has a write-ahead log."""
+    if installation.file.stat().st_size and not installation.inspection.uses_wal():
+        return error(
+            "the file has no write-ahead log: readers wait for writers",
+            "Stop what else uses the file; chatport turns WAL on when it starts.",
+        )
+    return ok("it has a write-ahead log")
+
+
+def synchronous(installation: Installation) -> Finding:
+    """Look whether a commit is on the disk before anybody is told."""
+    pragmas = installation.around.pragmas
+    if pragmas.get("synchronous") != FULL_SYNC or pragmas.get("journal_mode") != "wal":
+        advice = "This SQLite or this chatport was altered; install both anew."
+        return error("commits may be lost when the power fails", advice)
+    return ok("a commit is on the disk before anybody is told (synchronous=FULL)")
+
+
+def secure_delete(installation: Installation) -> Finding:
+    """Look whether what is erased is overwritten."""
+    if installation.around.pragmas.get("secure_delete") != ON:
+        advice = "This SQLite or this chatport was altered; install both anew."
+        return error("what is erased stays readable in the file", advice)
+    return ok("what is erased is overwritten")
+
+
+def integrity(installation: Installation) -> Finding:
+    """Let SQLite look through the file."""
+    if installation.file.stat().st_size > LARGEST_CHECKED:
+        raise Skip("it is above 1 GB: run PRAGMA quick_check on a backup")
+    try:
+        damages = installation.inspection.damages()
+    except StorageCorrupt:
+        damages = ["it cannot be read"]
+    if damages:
+        advice = "Stop chatport, keep a copy of the file, and copy a backup into its place."
+        return error(f"the file is damaged: {len(damages)} faults or more", advice)
+    return ok("SQLite finds no damage")
+
+
+def schema(installation: Installation) -> Finding:
+    """Look whether the file fits this version."""
+    if installation.inspection.unknown_migrations():
+        return error("a newer version of chatport wrote it", "Run that version.")
+    if pending := installation.inspection.pending_migrations():
+        return warning(
+            f"{len(pending)} migrations are pending",
+            "Make a backup; chatport brings the file up to date when it starts.",
+        )
+    return ok("the file fits this version")
+
+
+def space(installation: Installation) -> Finding:
+    """Look how much can still be written."""
+    free = installation.around.free_bytes(_folder(installation))
+    found = f"{free // MB:,} MB are free"
+    if free < NEEDED_BYTES:
+        return error(found, "Make room now: chatport refuses requests that it cannot log.")
+    if free < WANTED_BYTES:
+        return warning(found, "Make room soon, or let old exchanges go: chatport purge --help")
+    return ok(found)
+
+
+def filesystem(installation: Installation) -> Finding:
+    """Look whether the disk is one, and this machine's."""
+    kind = _filesystem(_folder(installation).resolve(), installation.around.mounts)
+    if NETWORK.fullmatch(kind):
+        advice = "Move the database to a local disk: SQLite's WAL needs shared memory and locks."
+        return error(f"it is on a network file system ({kind})", advice)
+    if kind in PASSING:
+        advice = "Put it on a disk or a mounted volume: this one goes with a restart."
+        return warning(f"it is on {kind}", advice)
+    return ok(f"it is on {kind}")
+
+
+def wal_size(installation: Installation) -> Finding:
+    """Look whether the write-ahead log is ever emptied."""
+    wal = installation.file.with_name(f"{installation.file.name}-wal")
+    size = wal.stat().st_size if wal.exists() else 0
+    found = f"its write-ahead log has {size // MB} MB"
+    if size > LARGEST_WAL:
+        advice = "Something reads the database without end, such as a shell or a backup: stop it."
+        return warning(found, advice)
+    return ok(found)
+
+
+def open_exchanges(installation: Installation) -> Finding:
+    """Look for exchanges that nobody will finish."""
+    count = installation.inspection.abandoned(installation.around.now)
+    if count:
+        advice = "They are closed as interrupted when chatport starts."
+        return warning(f"{count} exchanges were left open by processes that died", advice)
+    return ok("no exchange was left open")
+
+
+def newest(installation: Installation) -> Finding:
+    """Look whether the clock was set back."""
+    found = installation.inspection.newest()
+    if found is None:
+        return ok("the log is empty")
+    if (found - installation.around.now).total_seconds() > CLOCK_SLACK_SECONDS:
+        what = f"the newest exchange is of {found:%Y-%m-%d %H:%M}, in the future"
+        return error(what, "Set the clock: leases, budgets and expiry go by it.")
+    return ok("the clock is past the newest exchange")
+
+
+def _folder(installation: Installation) -> Path:
+    place = installation.database.parent
+    if not place.is_dir():
+        raise Skip("there is no folder")
+    return place
+
+
+def _filesystem(path: Path, mounts: str) -> str:
+    """Return the type of the file system that a path is on."""
+    fields = [line.split() for line in mounts.splitlines()]
+    places = [(_unescaped(point), kind) for _, point, kind, *_ in fields]
+    found = [(place, kind) for place, kind in places if path.is_relative_to(place)]
+    if not found:
+        raise Skip("the system does not say")
+    deepest = max(len(place.parts) for place, _ in found)
+    return [kind for place, kind in found if len(place.parts) == deepest][-1]  # covers the others
+
+
+def _unescaped(point: str) -> Path:
+    r"""Return the folder that `/proc/mounts` writes with `\040` for a space."""
+    return Path(re.sub(r"\\([0-7]{3})", lambda octal: chr(int(octal[1], 8)), point))
+
+
+CHECKS = (
+    Check("storage.durable", "Durability", durable),
+    Check("storage.folder", "Folder of the database", folder),
+    Check("storage.folder_access", "Who writes into that folder", folder_access),
+    Check("storage.regular", "File of the database", regular),
+    Check("storage.modes", "Who reads the database", modes),
+    Check("storage.owner", "Owner of the database", owner),
+    Check("storage.journal", "Journal", journal),
+    Check("storage.synchronous", "Commits", synchronous),
+    Check("storage.secure_delete", "Erasing", secure_delete),
+    Check("storage.integrity", "Integrity", integrity),
+    Check("storage.schema", "Schema", schema),
+    Check("storage.space", "Free space", space),
+    Check("storage.filesystem", "File system", filesystem),
+    Check("storage.wal_size", "Write-ahead log", wal_size),
+    Check("storage.open_exchanges", "Open exchanges", open_exchanges),
+    Check("storage.newest", "Clock and log", newest),
+)
