@@ -4,11 +4,15 @@ Each raises ValueError with the end of a sentence that begins with the setting's
 """
 
 import math
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
 KEY = "OPENAI_API_KEY"
+VARIABLE = re.compile("[A-Z][A-Z0-9_]*")
+"""A name of a variable; no key of a provider looks like one."""
+
 LARGEST_PROMPT = 900_000
 MAX_DIGITS = 12
 """More than any count that a setting can mean."""
@@ -86,7 +90,9 @@ class UpstreamSetting:
 def upstreams(value: str) -> tuple[tuple[str, str], ...]:
     """Return the address of each provider, and the name of the variable with its key."""
     named = [each.split() for each in value.split(",")] if value.strip() else []
-    if not all(1 <= len(words) <= 2 for words in named):  # noqa: PLR2004  # an address and a name
+    if not all(
+        words and all(map(VARIABLE.fullmatch, words[1:2])) and not words[2:] for words in named
+    ):
         raise ValueError(
             "must be URLs with commas between, each perhaps followed by a space and the name of"
             " the variable that holds its key"

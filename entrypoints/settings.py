@@ -32,6 +32,9 @@ from .setting_values import (
 )
 
 PASSWORD_IN_URL = re.compile("//.*@")
+NO_VARIABLE = re.compile(r"(?<=\s)(?!\s|https?://|[A-Z][A-Z0-9_]*\s*(?:,|$))[^\s,]+")
+"""What stands where a variable should: it may be the key itself."""
+
 OURS = "CHATPORT_"
 
 
@@ -225,7 +228,7 @@ def printable(environment: Mapping[str, str]) -> list[tuple[str, str]]:
         if each.metadata["parse"] is secret:
             value = "***" if value else ""
         if each.metadata["parse"] in {url, upstreams}:
-            value = PASSWORD_IN_URL.sub("//***@", value)
+            value = NO_VARIABLE.sub("***", PASSWORD_IN_URL.sub("//***@", value))
         shown.append((name, value))
     return shown
 

@@ -381,3 +381,11 @@ def test_a_provider_without_a_key_is_lacking_one() -> None:
 def test_providers_that_cannot_be_asked_are_refused(value: str, problem: str) -> None:
     (found,) = problems(CHATPORT_UPSTREAMS=value, C_KEY="sk with blanks")
     assert found.startswith(problem)
+
+
+def test_a_key_in_place_of_its_variable_is_not_printed() -> None:
+    value = f"https://a.example {KEY}, https://b.example B_KEY ,https://c.example"
+    (found,) = problems(CHATPORT_UPSTREAMS=value)
+    assert KEY not in found
+    shown = dict(printable({"CHATPORT_UPSTREAMS": value}))["CHATPORT_UPSTREAMS"]
+    assert shown == "https://a.example ***, https://b.example B_KEY ,https://c.example"
