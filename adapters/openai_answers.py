@@ -17,7 +17,9 @@ CUT_SHORT = ("length", "content_filter")
 HEARTBEAT = Delta()
 
 
-def completion(data: bytes, request_id: str | None, *, relayed: bool) -> Completion:
+def completion(
+    data: bytes, request_id: str | None, *, relayed: bool, status: int = 200
+) -> Completion:
     """Check and translate an answer: an object whose first choice says something.
 
     Args:
@@ -25,6 +27,7 @@ def completion(data: bytes, request_id: str | None, *, relayed: bool) -> Complet
         request_id: The provider's own id of the call.
         relayed: The client reads the answer itself; then tool calls and whatever else may come
             are an answer too, and its bytes are kept.
+        status: Of the answer, a success.
 
     Raises:
         UpstreamInvalidResponse: It is none.
@@ -39,7 +42,7 @@ def completion(data: bytes, request_id: str | None, *, relayed: bool) -> Complet
     ):
         text = ""
     if text is None or not isinstance(finish_reason, str):
-        raise UpstreamInvalidResponse(upstream_status=200, upstream_request_id=request_id)
+        raise UpstreamInvalidResponse(upstream_status=status, upstream_request_id=request_id)
     return Completion(
         text=text,
         finish_reason=finish_reason,

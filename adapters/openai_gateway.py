@@ -56,7 +56,9 @@ class OpenAIGateway(LLMGateway):
         with translated(relayed=relayed, key=self._key):
             response = self._client.send(_body(request, stream=False))
             request_id = response.headers.get("x-request-id")
-            return completion(response.content, request_id, relayed=relayed)
+            return completion(
+                response.content, request_id, relayed=relayed, status=response.status_code
+            )
 
     @contextmanager
     def stream(self, request: CompletionRequest) -> Iterator[Iterator[Delta]]:
@@ -173,8 +175,10 @@ _quoted = json.JSONEncoder(ensure_ascii=False).encode
 
 def _check_is_stream(response: httpx2.Response) -> None:
     if not response.headers.get("content-type", "").lower().startswith("text/event-stream"):
-        request_id = response.headers.get("x-request-id")
-        raise UpstreamInvalidResponse(upstream_status=200, upstream_request_id=request_id)
+        raise UpstreamInvalidResponse(
+            upstream_status=response.status_code,
+            upstream_request_id=response.headers.get("x-request-id"),
+        )
 
 
 def _deltas(response: httpx2.Response, answer: StreamedAnswer) -> Iterator[Delta]:
