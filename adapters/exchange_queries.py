@@ -1,8 +1,10 @@
 """The hot queries on the log, built by peewee once and then executed as SQL."""
 
+from functools import cache
+
 import peewee
 
-from .exchange_table import Compiled, ExchangeRow, RefusalRow, bound, hole
+from .exchange_table import SQLITE, Compiled, ExchangeRow, RefusalRow, bound, hole
 
 ATTEMPT = (
     *("id", "public_id", "request_hash", "state", "final", "owner", "lease_until"),
@@ -20,11 +22,10 @@ SETTLED = (
 
 
 class ExchangeQueries:
-    """The hot queries, compiled once by peewee."""
+    """The hot queries, compiled once by peewee; they belong to no open file."""
 
-    def __init__(self, database: peewee.Database) -> None:
-        self.exchange = row = bound(ExchangeRow, database)
-        refusal = bound(RefusalRow, database)
+    def __init__(self) -> None:
+        row, refusal = bound(ExchangeRow, SQLITE), bound(RefusalRow, SQLITE)
         refusal_of_minute = [refusal.caller, refusal.rule, refusal.minute]
         of_user = (row.caller == hole("caller")) & (row.user_id == hole("user_id"))
         is_open = row.state == peewee.SQL("'open'")
@@ -82,3 +83,6 @@ class ExchangeQueries:
                 update={refusal.count: refusal.count + peewee.SQL("1")},
             )
         )
+
+
+exchange_queries = cache(ExchangeQueries)

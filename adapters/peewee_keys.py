@@ -2,6 +2,7 @@
 
 from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
+from functools import cache
 from typing import Any
 
 import peewee
@@ -12,7 +13,7 @@ from chatport.domain.errors import CallerExists, CallerNotFound
 from chatport.domain.keys import ApiKey
 from chatport.domain.rules import Rule, notation, parse_budgets, parse_limits
 
-from .exchange_table import Compiled, bound, hole, timestamp
+from .exchange_table import SQLITE, Compiled, bound, hole, timestamp
 from .sqlite_database import SqliteFile
 from .sqlite_session import SqliteSession
 
@@ -66,7 +67,7 @@ class PeeweeKeys(KeyStore):
 
     def __init__(self, session: SqliteSession) -> None:
         self._session = session
-        self._queries = _Queries()
+        self._queries = _queries()
 
     def add(self, caller: Caller, key: ApiKey) -> None:
         """Commit a caller with its first key."""
@@ -157,11 +158,10 @@ class PeeweeKeys(KeyStore):
 
 
 class _Queries:
-    """The queries, built once; they belong to no open file."""
+    """The queries, compiled once by peewee; they belong to no open file."""
 
     def __init__(self) -> None:
-        sqlite: Any = peewee.SqliteDatabase(None)
-        caller, key = bound(CallerRow, sqlite), bound(ApiKeyRow, sqlite)
+        caller, key = bound(CallerRow, SQLITE), bound(ApiKeyRow, SQLITE)
         name, of_caller = caller.name == hole("name"), key.caller == hole("caller")
         terms = {each: hole(each) for each in TERMS}
         named = caller.select(caller.name, *(getattr(caller, each) for each in TERMS))
@@ -189,6 +189,9 @@ class _Queries:
         first = key.alias()
         nearest = peewee.fn.MAX(hole("id"), first.select(peewee.fn.MIN(first.id)))
         self.key = Compiled(kept.where(key.id <= nearest).order_by(key.id.desc()).limit(1))
+
+
+_queries = cache(_Queries)
 
 
 def _run(database: Any, query: Compiled, row: Row) -> Any:

@@ -10,13 +10,14 @@ list would begin as an earlier one.
 import hashlib
 from bisect import bisect_left
 from collections.abc import Iterator, Sequence
+from functools import cache
 from typing import Any
 
 import peewee
 
 from chatport.domain.relay import RequestText
 
-from .exchange_table import Compiled, ExchangeRow, bound, hole
+from .exchange_table import SQLITE, Compiled, ExchangeRow, bound, hole
 
 
 class MessageTextRow(peewee.Model):
@@ -63,41 +64,7 @@ class RequestTexts:
 
     def __init__(self, database: peewee.Database) -> None:
         self._database = database
-        text, chain = bound(MessageTextRow, database), bound(MessageChainRow, database)
-        exchange = bound(ExchangeRow, database)
-        self._find_text = Compiled(
-            text.select(text.id).where(
-                (text.caller == hole("caller")) & (text.digest == hole("digest"))
-            )
-        )
-        self._add_text = Compiled(
-            text.insert({name: hole(name) for name in ("caller", "digest", "text")})
-        )
-        self._find_chain = Compiled(chain.select(chain.id).where(chain.digest == hole("digest")))
-        self._add_chain = Compiled(
-            chain.insert({name: hole(name) for name in ("digest", "previous", "text_id")})
-        )
-        longer = chain.alias()
-        self._drop_chain = Compiled(
-            chain.delete()
-            .where(
-                (chain.id == hole("id"))
-                & ~peewee.fn.EXISTS(longer.select(longer.id).where(longer.previous == hole("id")))
-                & ~peewee.fn.EXISTS(
-                    exchange.select(exchange.id).where(exchange.messages_id == hole("id"))
-                )
-            )
-            .returning(chain.previous, chain.text_id)
-        )
-        self._drop_text = Compiled(
-            text.delete().where(
-                (text.id == hole("id"))
-                & ~peewee.fn.EXISTS(chain.select(chain.id).where(chain.text_id == hole("id")))
-                & ~peewee.fn.EXISTS(
-                    exchange.select(exchange.id).where(exchange.parameters_id == hole("id"))
-                )
-            )
-        )
+        self._queries = _queries()
 
     def keep(self, caller: str, request: RequestText) -> tuple[int, int | None]:
         """Keep a request, and return the ids of its parameters and of its messages."""
@@ -115,13 +82,13 @@ class RequestTexts:
 
     def drop(self, parameters_id: int, messages_id: int | None) -> None:
         """Delete a request's texts, as far as no exchange and no other list needs them."""
-        self._run(self._drop_text, id=parameters_id)
+        self._run(self._queries.drop_text, id=parameters_id)
         while messages_id is not None:
-            dropped = self._run(self._drop_chain, id=messages_id).fetchone()
+            dropped = self._run(self._queries.drop_chain, id=messages_id).fetchone()
             if dropped is None:
                 return
             messages_id, text_id = dropped
-            self._run(self._drop_text, id=text_id)
+            self._run(self._queries.drop_text, id=text_id)
 
     def _chain(self, caller: str, messages: Sequence[str]) -> int | None:
         """Return the id of a list of messages; add what no earlier list began with."""
@@ -130,23 +97,71 @@ class RequestTexts:
         last = self._list_id(digests[known - 1]) if known else None
         for message, digest in zip(messages[known:], digests[known:], strict=True):
             text_id = self._text(caller, message)
-            added = self._run(self._add_chain, digest=digest, previous=last, text_id=text_id)
+            added = self._run(
+                self._queries.add_chain, digest=digest, previous=last, text_id=text_id
+            )
             last = added.lastrowid
         return last
 
     def _list_id(self, digest: bytes) -> int | None:
-        found = self._run(self._find_chain, digest=digest).fetchone()
+        found = self._run(self._queries.find_chain, digest=digest).fetchone()
         return int(found[0]) if found else None
 
     def _text(self, caller: str, text: str) -> int:
         digest = hashlib.sha256(text.encode()).digest()
-        found = self._run(self._find_text, caller=caller, digest=digest).fetchone()
+        found = self._run(self._queries.find_text, caller=caller, digest=digest).fetchone()
         if found is not None:
             return int(found[0])
-        return int(self._run(self._add_text, caller=caller, digest=digest, text=text).lastrowid)
+        return int(
+            self._run(self._queries.add_text, caller=caller, digest=digest, text=text).lastrowid
+        )
 
     def _run(self, query: Compiled, **values: Any) -> Any:
         return self._database.execute_sql(query.sql, query.values(values))
+
+
+class _Queries:
+    """The queries, compiled once by peewee; they belong to no open file."""
+
+    def __init__(self) -> None:
+        text, chain = bound(MessageTextRow, SQLITE), bound(MessageChainRow, SQLITE)
+        exchange = bound(ExchangeRow, SQLITE)
+        self.find_text = Compiled(
+            text.select(text.id).where(
+                (text.caller == hole("caller")) & (text.digest == hole("digest"))
+            )
+        )
+        self.add_text = Compiled(
+            text.insert({name: hole(name) for name in ("caller", "digest", "text")})
+        )
+        self.find_chain = Compiled(chain.select(chain.id).where(chain.digest == hole("digest")))
+        self.add_chain = Compiled(
+            chain.insert({name: hole(name) for name in ("digest", "previous", "text_id")})
+        )
+        longer = chain.alias()
+        self.drop_chain = Compiled(
+            chain.delete()
+            .where(
+                (chain.id == hole("id"))
+                & ~peewee.fn.EXISTS(longer.select(longer.id).where(longer.previous == hole("id")))
+                & ~peewee.fn.EXISTS(
+                    exchange.select(exchange.id).where(exchange.messages_id == hole("id"))
+                )
+            )
+            .returning(chain.previous, chain.text_id)
+        )
+        self.drop_text = Compiled(
+            text.delete().where(
+                (text.id == hole("id"))
+                & ~peewee.fn.EXISTS(chain.select(chain.id).where(chain.text_id == hole("id")))
+                & ~peewee.fn.EXISTS(
+                    exchange.select(exchange.id).where(exchange.parameters_id == hole("id"))
+                )
+            )
+        )
+
+
+_queries = cache(_Queries)
 
 
 def _digests(caller: str, messages: Sequence[str]) -> Iterator[bytes]:

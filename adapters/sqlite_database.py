@@ -19,9 +19,9 @@ from chatport.domain.history import History, HistoryBounds, PastTurn, newest_wit
 from chatport.domain.model import INTERRUPTED, Exchange, State
 from chatport.domain.spending import Claim, Spend, spend_of
 
-from .exchange_queries import ATTEMPT, ExchangeQueries
+from .exchange_queries import ATTEMPT, exchange_queries
 from .exchange_reader import ExchangeReader
-from .exchange_table import Compiled, timestamp, to_exchange, to_row
+from .exchange_table import Compiled, ExchangeRow, bound, timestamp, to_exchange, to_row
 from .group_commit import BUSY_SECONDS
 from .life_sign import LifeSign
 from .open_files import OpenFiles
@@ -71,7 +71,8 @@ class SqliteFile:
             raise
         self.writer.timeout = 0  # GroupCommit waits, where waiting is allowed
         self.life_sign = LifeSign(path, random_id())
-        self._queries = ExchangeQueries(self.writer)
+        self._queries = exchange_queries()
+        self._exchange = bound(ExchangeRow, self.writer)
         self._texts = RequestTexts(self.writer)
         self._ledger = SqliteLedger(self.writer)
         self.log = ExchangeReader(self.reader, self.life_sign)
@@ -93,7 +94,7 @@ class SqliteFile:
 
     def _interrupt_own(self) -> None:
         with self.writer.atomic("IMMEDIATE"):
-            mine = self._queries.exchange.owner == self.life_sign.owner
+            mine = self._exchange.owner == self.life_sign.owner
             self._interrupt(mine, timestamp(SystemClock().now()))
 
     # What writes; each runs inside a transaction of `writer`.
@@ -160,7 +161,7 @@ class SqliteFile:
             return self._ledger.reserve(claim, exchange)
 
     def _interrupt_all_abandoned(self, at: str) -> int:
-        row = self._queries.exchange
+        row = self._exchange
         owners = row.select(row.owner).where(row.state == State.OPEN).distinct().tuples()
         dead = [owner for (owner,) in owners if self.life_sign.is_dead(owner)]
         return self._interrupt((row.lease_until <= at) | row.owner.in_(dead), at)
@@ -182,7 +183,7 @@ class SqliteFile:
         """Delete one user's exchanges, and the texts that nothing else needs."""
         user = {"caller": caller, "user_id": user_id}
         texts = self._run(self._queries.texts_of_user, user).fetchall()
-        row = self._queries.exchange
+        row = self._exchange
         self._settle_open((row.caller == caller) & (row.user_id == user_id))
         count = int(self._run(self._queries.erase, user).rowcount)
         for parameters_id, messages_id in texts:
@@ -220,7 +221,7 @@ class SqliteFile:
 
     def interrupt_abandoned(self, now: datetime, dead: Sequence[str]) -> int:
         """Interrupt the open exchanges whose lease has run out, and those of dead processes."""
-        row = self._queries.exchange
+        row = self._exchange
         return self._interrupt(
             (row.lease_until <= timestamp(now)) | row.owner.in_(dead), timestamp(now)
         )
@@ -240,7 +241,7 @@ class SqliteFile:
         same = all(old[name] == new[name] for name in ("public_id", "request_hash"))
         if alive or old["final"] or not same:
             raise IdempotencyInProgress
-        row = self._queries.exchange
+        row = self._exchange
         self._settle_open(row.id == old["id"])
         row.delete().where(row.id == old["id"]).execute()
         return old
@@ -253,17 +254,17 @@ class SqliteFile:
         number, owner, lease_until = found
         if not self.life_sign.is_abandoned(owner, lease_until, new["started_at"]):
             raise ConversationBusy
-        self._interrupt(self._queries.exchange.id == number, new["started_at"])
+        self._interrupt(self._exchange.id == number, new["started_at"])
 
     def _interrupt(self, which: Any, at: str) -> int:
-        row = self._queries.exchange
+        row = self._exchange
         outcome = {"state": State.INTERRUPTED, "error_code": INTERRUPTED, "finished_at": at}
         self._settle_open(which)
         return int(row.update(outcome).where((row.state == State.OPEN) & which).execute())
 
     def _settle_open(self, which: Any) -> None:
         """Spend what open exchanges may have cost; their outcome is up to the caller."""
-        row = self._queries.exchange
+        row = self._exchange
         for open_row in row.select().where((row.state == State.OPEN) & which).dicts():
             with parsing():
                 exchange = to_exchange(open_row)
