@@ -17,6 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import alone
+import overload
 import processes
 import table
 import traffic
@@ -31,6 +32,7 @@ FIGURES: dict[str, Callable[[Place], list[Row]]] = {
     "flight2000": traffic.flight2000,
     "streams": traffic.streams,
     "v1streams": traffic.v1streams,
+    "overload": overload.overload,
     "conversation": alone.conversation,
     "history": alone.history,
     "imports": alone.imports,

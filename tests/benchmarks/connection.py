@@ -16,12 +16,14 @@ class Outcome:
     """What came back. Latencies are in seconds, from sending to the last byte.
 
     Attributes:
+        refused: Of those that were answered with 503, which are failures too.
         first: Seconds to the first event of each stream.
         at_once: The most requests in flight at one time.
         seconds: From the first request to the last answer.
     """
 
     latencies: list[float] = field(default_factory=list)
+    refused: list[float] = field(default_factory=list)
     first: list[float] = field(default_factory=list)
     failures: Counter[str] = field(default_factory=Counter)
     at_once: int = 0
@@ -82,10 +84,13 @@ class Connection(asyncio.BufferedProtocol):
 
     def _finish(self, fault: str | None) -> None:
         self._busy = False
+        seconds = time.perf_counter() - self._sent_at
         if fault:
             self._outcome.failures[fault] += 1
         else:
-            self._outcome.latencies.append(time.perf_counter() - self._sent_at)
+            self._outcome.latencies.append(seconds)
+        if fault and fault.startswith("HTTP/1.1 503"):
+            self._outcome.refused.append(seconds)
         if self._first_at:
             self._outcome.first.append(self._first_at - self._sent_at)
         self._settled(self)
