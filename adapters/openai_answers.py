@@ -104,7 +104,7 @@ class StreamedAnswer:
 
     def _delta(self, payload: bytes) -> Delta:
         chunk = json.loads(payload.decode())
-        if chunk is None and not self._relayed:
+        if chunk is None:
             return HEARTBEAT
         if not isinstance(chunk, dict):
             raise UpstreamInvalidResponse

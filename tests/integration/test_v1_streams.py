@@ -54,6 +54,7 @@ WRITINGS = {
     )
     + DONE,
     "a byte order mark": b"\xef\xbb\xbf" + PLAIN,
+    "null between": PLAIN.replace(b"data: {", b"data: null\n\ndata: {"),
     "no [DONE]": framed(PAYLOADS),
     "more after [DONE]": PLAIN + framed(PAYLOADS),
 }
@@ -384,7 +385,6 @@ BROKEN: dict[str, tuple[Answer, str]] = {
         "upstream_error",
     ),
     "no JSON": (Answer(chunks(SPOKEN, b"data: {canary\n\n", DONE)), "upstream_invalid_response"),
-    "null": (Answer(chunks(SPOKEN, b"data: null\n\n", DONE)), "upstream_invalid_response"),
     "a list": (Answer(chunks(SPOKEN, b"data: []\n\n", DONE)), "upstream_invalid_response"),
     "no UTF-8": (
         Answer(chunks(SPOKEN, b'data: {"x":"\xff"}\n\n', DONE)),
