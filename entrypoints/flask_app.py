@@ -3,8 +3,9 @@
 import secrets
 from collections.abc import Callable
 from functools import partial
+from http import HTTPStatus
 
-from flask import Flask, Response, g, json, request
+from flask import Flask, Response, abort, g, json, request
 from flask.json.provider import DefaultJSONProvider
 from werkzeug.middleware.proxy_fix import ProxyFix
 
@@ -15,7 +16,7 @@ from chatport.domain.errors import InvalidApiKey, NotPermitted
 from . import admin_api, completion_api, conversations_api, docs_api, openai_api, ops_api
 from .access_log import AccessLine
 from .admin import Admin
-from .faults import fault_of, openai_answer, seed_body
+from .faults import BadRequest, fault_of, openai_answer, seed_body
 from .idempotency import mark_replayed
 from .limit_headers import limit_headers
 from .overload import Overload
@@ -92,6 +93,10 @@ def create_app(
 
 def _begin() -> None:
     g.line = AccessLine(secrets.token_hex(16))
+    if not request.query_string.isascii():
+        raise BadRequest("invalid_encoding", "The query must be ASCII: other bytes go as %XX.")
+    if request.environ.get("PATH_INFO", "").startswith("//"):
+        abort(HTTPStatus.NOT_FOUND)  # werkzeug would take it for one slash; a proxy's rules do not
 
 
 def _enter(overload: Overload) -> None:

@@ -3,6 +3,7 @@
 import json
 import logging
 import secrets
+from contextlib import AbstractContextManager, nullcontext
 from http import HTTPStatus
 from typing import Any
 
@@ -13,12 +14,10 @@ from gunicorn.http import errors
 from gunicorn.workers.base_async import AsyncWorker
 from gunicorn.workers.ggevent import GeventWorker
 
+from .client_deadlines import Client, WholeBody
 from .faults import BadRequest, fault_of, openai_body
 
 logger = logging.getLogger(__name__)
-
-CLIENT_SECONDS = 30.0
-"""For a client to take or to send the next bytes."""
 
 KILL_SECONDS = 8
 """Of the graceful time, for killing what is left and for writing its outcome."""
@@ -51,13 +50,31 @@ class Worker(GeventWorker):  # type: ignore[misc]  # gunicorn has no types
         self.cfg.set("graceful_timeout", self.cfg.graceful_timeout - KILL_SECONDS)
         super().init_process()
 
+    def timeout_ctx(self) -> AbstractContextManager[None]:
+        """Leave it to the client's own deadlines to end a wait."""
+        return nullcontext()
+
     def handle(self, listener: Any, client: Any, addr: Any) -> None:
-        """Serve a connection whose other side must read and send now and then."""
-        client.settimeout(CLIENT_SECONDS)
-        AsyncWorker.handle(self, listener, client, addr)
+        """Serve a connection whose other side must read and send in time."""
+        AsyncWorker.handle(self, listener, Client(client, self.cfg.keepalive), addr)
+
+    def handle_request(self, listener_name: Any, req: Any, sock: Any, addr: Any) -> None:
+        """Answer a request, and close if what follows its answer cannot be the next one."""
+        req.body = WholeBody(req)
+        try:
+            super().handle_request(listener_name, req, sock, addr)
+        except BaseException:
+            if not req.body.is_read():
+                sock.linger()
+            raise
+        if not req.body.drain():
+            sock.linger()
+            req.force_close()
+        sock.await_next()
 
     def handle_error(self, _req: Any, client: Any, _addr: Any, exc: BaseException) -> None:
         """Answer a request that did not reach the application, or broke on its way out."""
+        client.linger()
         try:
             util.write_nonblock(client, _response(exc))
         except OSError:

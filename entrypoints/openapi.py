@@ -35,9 +35,11 @@ BODY_CODES: dict[int, Codes] = {
     HTTPStatus.BAD_REQUEST: {
         "invalid_json": "The body is not JSON, repeats a key, nests deeper than 32, or holds NaN"
         " or an integer over 64 bits.",
-        "invalid_encoding": "The body is not UTF-8, or begins with a byte order mark.",
+        "invalid_encoding": "The body is not UTF-8, or begins with a byte order mark; or the query"
+        " is not ASCII.",
         "bad_request": "The request is not valid HTTP.",
     },
+    HTTPStatus.REQUEST_TIMEOUT: {"request_timeout": "The request did not arrive within 10 s."},
     HTTPStatus.REQUEST_ENTITY_TOO_LARGE: {
         "body_too_large": "More than `CHATPORT_MAX_BODY_BYTES`, which is 1 MB if it is not set."
     },

@@ -31,8 +31,8 @@ logger = logging.getLogger(__name__)
 CONNECTIONS_PER_WORKER = 4_000
 """2,000 calls in flight must fit into either of two workers; the rest waits in the backlog."""
 
-READ_SECONDS = 10
-"""For a request's head to arrive, and for an idle connection to be used again."""
+KEEPALIVE_SECONDS = 10
+"""For an idle connection to be used again."""
 
 GRACEFUL_SECONDS = 30
 GARBAGE_THRESHOLD = 20_000
@@ -172,7 +172,7 @@ def _serve_with_gunicorn(settings: Settings, serving: Serving) -> None:
             "bind": f"{host}:{serving.port}",
             "workers": serving.workers if settings.database else 1,
             "worker_connections": CONNECTIONS_PER_WORKER,
-            "keepalive": READ_SECONDS,
+            "keepalive": KEEPALIVE_SECONDS,
             "graceful_timeout": GRACEFUL_SECONDS,
             "preload_app": True,
             "control_socket_disable": True,
