@@ -8,7 +8,7 @@ INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 # The tests share the cores; whoever is done takes tests from the others.
 PYTEST := $(BIN)/pytest -n auto --dist worksteal
 
-.PHONY: run test torture check format bench fuzz lock clean
+.PHONY: run test torture check format bench fuzz guards lock sbom clean
 
 run: .venv/run
 	@if [ -n "$$OPENAI_API_KEY" ] || grep -qs '^ *\(export \)\? *OPENAI_API_KEY=.' .env; \
@@ -37,6 +37,10 @@ format: .venv/test
 bench: .venv/test
 	$(BIN)/python tests/benchmarks/bench.py
 
+# Whether a test fails where a guard is gone: each of tests/guards/table.py in turn.
+guards: .venv/test
+	cd tests && ../$(BIN)/python -m guards
+
 # What /openapi.json promises, against a live server: requests that it allows and that it does not.
 # Without limits, which would refuse most of them.
 fuzz: .venv/test
@@ -45,6 +49,10 @@ fuzz: .venv/test
 	server=$$!; trap "kill $$server" EXIT; \
 	$(BIN)/schemathesis run --checks all \
 	--wait-for-schema 10 http://127.0.0.1:$(PORT)/openapi.json
+
+# What chatport is made of, as CycloneDX.
+sbom: .venv/run
+	$(BIN)/python sbom.py > sbom.json
 
 # The lock files hold hashes for every platform, and no host names.
 lock: .venv/test
@@ -68,4 +76,4 @@ lock: .venv/test
 	@touch $@
 
 clean:
-	rm -rf .venv .links .mypy_cache .ruff_cache .pytest_cache .hypothesis .schemathesis .coverage
+	rm -rf .venv .links sbom.json .mypy_cache .ruff_cache .pytest_cache .hypothesis .schemathesis .coverage

@@ -6,6 +6,8 @@ from typing import Any
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
 LAYERS = ("domain", "adapters", "entrypoints")
+SHIPPED = {".py", ".typed", ".html", ".css"}
+"""Nothing else is taken along that lies there, such as a database or a file with keys."""
 
 
 class LayersHook(BuildHookInterface):  # type: ignore[type-arg]  # the parameter is hatchling's own
@@ -15,7 +17,11 @@ class LayersHook(BuildHookInterface):  # type: ignore[type-arg]  # the parameter
         """Add the layers to the wheel."""
         root = Path(self.root)
         if version != "editable":
-            build_data["force_include"].update({layer: f"chatport/{layer}" for layer in LAYERS})
+            found = (path for layer in LAYERS for path in (root / layer).rglob("*"))
+            files = (path for path in found if path.suffix in SHIPPED)
+            build_data["force_include"].update(
+                {str(path): f"chatport/{path.relative_to(root).as_posix()}" for path in files}
+            )
             return
         links = root / ".links"
         (links / "chatport").mkdir(parents=True, exist_ok=True)

@@ -8,10 +8,10 @@ import json
 import logging
 import math
 import re
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
+from types import TracebackType
 from typing import Any
 
 import httpx2
@@ -105,26 +105,37 @@ LONGEST_WORDS = 4_000
 """Characters of a message that is passed on. OpenAI's longest known have some hundreds."""
 
 
-@contextmanager
-def translated(*, relayed: bool = False, key: str = "") -> Iterator[None]:
-    """Turn whatever the block raises into an error of the domain, and forget the original.
+class translated:  # noqa: N801  # it is used as a function that makes a block
+    """Turn whatever a block raises into an error of the domain, and forget the original.
+
+    The error has crossed no frame whose variables hold the original, the key or an answer: tools
+    that report errors show them.
 
     Args:
         relayed: The request was passed on as it was; its mistakes are told in the provider's
             words, without secrets.
         key: The key of the call, which they must not hold.
     """
-    try:
-        yield
-    except ChatportError:
-        raise
-    except Exception as error:  # noqa: BLE001  # the process boundary to the provider: anything may come
+
+    def __init__(self, *, relayed: bool = False, key: str = "") -> None:
+        self._relayed, self._key = relayed, key
+
+    def __enter__(self) -> None:
+        """Begin the block."""
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None
+    ) -> None:
+        """Raise the domain's error in place of the block's."""
+        if not isinstance(error, Exception):
+            return
+        fault = error if isinstance(error, ChatportError) else translate(error)
+        if self._relayed and isinstance(error, openai.APIStatusError):
+            fault.passed_on = _passed_on(error, self._key)
+        del error, _
         try:
-            fault = translate(error)
-            if relayed and isinstance(error, openai.APIStatusError):
-                fault.passed_on = _passed_on(error, key)
-            raise fault from None
-        except ChatportError as fault:
+            raise fault.with_traceback(None) from None
+        except ChatportError:
             fault.__context__ = None  # `from None` hides the original, but keeps it
             raise
 
