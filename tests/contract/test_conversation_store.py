@@ -161,6 +161,16 @@ def test_other_users_and_other_callers_have_other_conversations(
     assert len(store.search(LogQuery())) == 3
 
 
+def test_an_exchange_is_found_for_its_own_caller_only(
+    store: ConversationStore, make_exchange: Make
+) -> None:
+    mine = make_exchange(caller="shop")
+    store.begin(mine, BOUNDS)
+    found = [store.find(mine.id, caller) for caller in ("shop", "bank", None)]
+    assert [each is not None for each in found] == [True, False, True]
+    assert store.find("x' OR '1' = '1") is None
+
+
 def test_an_open_turn_whose_lease_ran_out_makes_room_and_is_interrupted(
     store: ConversationStore, open_store: Open, make_exchange: Make, completed: Make
 ) -> None:

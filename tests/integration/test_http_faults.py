@@ -276,10 +276,27 @@ def test_a_request_is_one_line_in_the_access_log(caplog: pytest.LogCaptureFixtur
     }
 
 
+def test_the_access_log_holds_no_user_id_of_a_path(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "chatport.access")
+    caplog.handler.setFormatter(JSONFormatter())
+    client_of().get("/conversations/ada").close()
+    assert json.loads(caplog.text)["route"] == "/conversations/<user_id>"
+    assert "ada" not in caplog.text
+
+
 def test_a_line_of_the_log_stays_one_line(caplog: pytest.LogCaptureFixture) -> None:
     caplog.handler.setFormatter(JSONFormatter())
     logging.getLogger("chatport").error("an id of %s", 'a\n{"level": "info"}\u2028')
     assert len(caplog.text.splitlines()) == 1
+
+
+def test_a_line_of_the_log_names_an_exception_without_its_text() -> None:
+    error = ValueError(PROMPT)
+    facts = (ValueError, error, None)
+    record = logging.LogRecord("chatport", logging.ERROR, "", 0, "defect", None, facts)
+    line = JSONFormatter().format(record)
+    assert json.loads(line)["exception"] == "ValueError"
+    assert PROMPT not in line
 
 
 @pytest.mark.parametrize("stream", [False, True])

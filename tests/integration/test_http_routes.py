@@ -139,6 +139,7 @@ def test_every_answer_has_a_request_id_and_is_kept_by_nobody(method: str, path: 
         assert re.fullmatch(r"[0-9a-f]{32}", response.headers["X-Request-Id"])
         assert response.headers["Cache-Control"] == "no-store"
         assert response.headers["X-Content-Type-Options"] == "nosniff"
+        assert response.headers["Content-Security-Policy"].startswith("default-src 'none';")
         assert response.content_type == "application/json"
 
 

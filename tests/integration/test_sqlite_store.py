@@ -25,6 +25,7 @@ from chatport.adapters.exchange_table import ExchangeRow, RefusalRow, bound, tim
 from chatport.adapters.group_commit import GroupCommit
 from chatport.adapters.request_texts import MessageChainRow, MessageTextRow
 from chatport.adapters.schema import MIGRATIONS
+from chatport.adapters.sqlite_ledger import RESERVE
 from chatport.domain import Exchange, HistoryBounds, LogQuery, State, Usage
 from chatport.domain.errors import (
     ConversationBusy,
@@ -501,6 +502,17 @@ def test_two_stores_with_two_files_live_in_one_process(tmp_path: Path) -> None:
         assert [found.id for found in two.search(LogQuery())] == ["ada-2"]
 
 
+@pytest.mark.parametrize("full", [0, 1, 2])
+def test_the_update_of_a_budget_itself_looks_for_room(full: int, store: PeeweeStore) -> None:
+    room = [10, 10, 2]
+    used = [most if place == full else 0 for place, most in enumerate(room)]
+    run = store.session.opened().writer.execute_sql
+    run("INSERT INTO spending VALUES ('shop', 'ada', 'open', 0, 0, ?, ?, ?)", used)
+    asked = [1, 1, "shop", "ada", "open"]
+    assert run(RESERVE, [*asked, *room]).rowcount == 0
+    assert run(RESERVE, [*asked, *(most + 1 for most in room)]).rowcount == 1
+
+
 def test_only_the_owner_may_read_the_file(store: PeeweeStore, path: Path) -> None:
     store.check()
     assert path.stat().st_mode & 0o777 == 0o600
@@ -546,6 +558,8 @@ def test_a_locked_database_is_waited_for_and_then_busy(
     store.check()
     with closing(sqlite3.connect(path, isolation_level=None)) as other:
         other.execute("BEGIN IMMEDIATE")
+        with pytest.raises(StorageBusy):
+            store.check()
         with pytest.raises(StorageBusy) as busy:
             store.begin(exchange(), BOUNDS)
         assert busy.value.retry_after_seconds == 1.0

@@ -40,6 +40,11 @@ def told(error: UpstreamError, seconds: float) -> UpstreamError:
     return error
 
 
+def billed(error: UpstreamError) -> UpstreamError:
+    error.may_be_billed = True
+    return error
+
+
 def named(error: ChatportError) -> str:
     return f"{type(error).__name__}-{error.upstream_status}-{error.retry_after_seconds}"
 
@@ -58,6 +63,7 @@ NOT_RETRIED = (
     UpstreamInvalidResponse(),
     UpstreamError(),
     UpstreamError(upstream_status=504),
+    billed(UpstreamError(upstream_status=503)),
     UpstreamAuthFailed(upstream_status=401),
     UpstreamModelUnavailable(upstream_status=404),
     UpstreamRejected(upstream_status=400),
@@ -262,14 +268,17 @@ def test_whoever_left_is_not_worth_a_second_attempt(clock: FakeClock) -> None:
 
 
 class Meeting(FakeClock):
-    """Whoever waits for a second attempt waits until a test lets go."""
+    """The first three that wait for a second attempt wait until a test lets go."""
 
     def __init__(self) -> None:
         super().__init__()
         self.waiting = threading.Semaphore(0)
+        self.places = 3
         self.go = threading.Event()
 
     def sleep(self, seconds: float) -> None:
+        self.places -= 1
+        assert self.places >= 0 or self.go.is_set(), "a fourth waits"
         self.waiting.release()
         self.go.wait()
 
@@ -283,7 +292,7 @@ def test_three_calls_at_once_may_be_second_attempts_or_a_fifth_of_all() -> None:
         with suppress(UpstreamError):
             several.complete(REQUEST)
 
-    retrying = [threading.Thread(target=call) for _ in range(3)]
+    retrying = [threading.Thread(target=call, daemon=True) for _ in range(3)]
     for thread in retrying:
         thread.start()
         clock.waiting.acquire()

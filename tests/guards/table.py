@@ -1,0 +1,797 @@
+"""The guards of chatport, what stands there without them, and the tests that must notice.
+
+A guard is named by the fault that it keeps away. Whoever moves a guard moves it here too.
+"""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Guard:
+    """Something without which chatport goes wrong in a way that a test must show.
+
+    Attributes:
+        name: What goes wrong without it.
+        file: Where it stands.
+        old: Its text, which stands there exactly once.
+        new: What stands in its place when it is removed.
+        caught_by: The tests of which at least one must fail then; below `tests/`.
+    """
+
+    name: str
+    file: str
+    old: str
+    new: str
+    caught_by: tuple[str, ...]
+
+
+STORAGE = (
+    Guard(
+        "a power cut loses what was acknowledged",
+        "adapters/sqlite_database.py",
+        '"synchronous": "full"',
+        '"synchronous": "normal"',
+        ("integration/test_sqlite_store.py::test_every_commit_is_synced_to_the_disk",),
+    ),
+    Guard(
+        "erased text stays in the file",
+        "adapters/sqlite_database.py",
+        '"secure_delete": "on"',
+        '"secure_delete": "off"',
+        ("integration/test_sqlite_store.py::test_erased_text_is_nowhere_in_the_files",),
+    ),
+    Guard(
+        "two processes read, and then both write",
+        "adapters/group_commit.py",
+        'self._database.begin("IMMEDIATE")',
+        'self._database.begin("DEFERRED")',
+        ("integration/test_sqlite_store.py::test_a_locked_database_is_waited_for_and_then_busy",),
+    ),
+    Guard(
+        "a caller is told before the commit",
+        "adapters/group_commit.py",
+        "            self._wait(unit)\n        if unit.leads:",
+        "            pass\n        if unit.leads:",
+        ("integration/test_sqlite_store.py::test_one_callers_fault_is_not_the_others",),
+    ),
+    Guard(
+        "the schema takes two open turns of a conversation",
+        "adapters/migrations/0002_requests.py",
+        "CREATE UNIQUE INDEX exchange_open",
+        "CREATE INDEX exchange_open",
+        ("integration/test_sqlite_store.py::test_the_schema_itself_keeps_what_is_one_of_a_kind",),
+    ),
+    Guard(
+        "the schema takes an idempotency key twice",
+        "adapters/migrations/0002_requests.py",
+        "CREATE UNIQUE INDEX exchange_key",
+        "CREATE INDEX exchange_key",
+        ("integration/test_sqlite_store.py::test_the_schema_itself_keeps_what_is_one_of_a_kind",),
+    ),
+    Guard(
+        "a second turn interrupts the first",
+        "adapters/sqlite_database.py",
+        "            raise ConversationBusy\n",
+        "            pass\n",
+        (
+            (
+                "contract/test_conversation_store.py::test_a_second_open_turn_is_refused_and_"
+                "nothing_is_written"
+            ),
+        ),
+    ),
+    Guard(
+        "a lease never runs out",
+        "adapters/life_sign.py",
+        "return lease_until <= at or self.is_dead(owner)",
+        "return self.is_dead(owner)",
+        (
+            (
+                "contract/test_conversation_store.py::test_an_open_turn_whose_lease_ran_out_"
+                "makes_room_and_is_interrupted"
+            ),
+        ),
+    ),
+    Guard(
+        "what a dead process left open locks its user out",
+        "adapters/life_sign.py",
+        "return lease_until <= at or self.is_dead(owner)",
+        "return lease_until <= at",
+        (
+            (
+                "integration/test_sqlite_store.py::test_what_a_killed_process_left_open_"
+                "makes_room_for_the_next_turn_at_once"
+            ),
+        ),
+    ),
+    Guard(
+        "what is not a whole turn is history",
+        "adapters/exchange_queries.py",
+        "of_user & (row.state == peewee.SQL(\"'completed'\")) & is_turn",
+        "of_user & ~is_open & is_turn",
+        (
+            (
+                "contract/test_conversation_store.py::test_history_is_of_completed_exchanges_"
+                "only_oldest_first"
+            ),
+        ),
+    ),
+    Guard(
+        "an outcome is written over another",
+        "adapters/sqlite_database.py",
+        "        if held is None:\n            return False\n",
+        "        held = held or (0, 0, 0)\n",
+        ("contract/test_conversation_store.py::test_an_exchange_ends_once",),
+    ),
+    Guard(
+        "an answer that was not kept is acknowledged",
+        "domain/turn.py",
+        "if isinstance(error, ExchangeLost) and state is not State.COMPLETED:",
+        "if isinstance(error, ChatportError):",
+        (
+            ("unit/test_chat_service.py::test_an_answer_that_cannot_be_kept_is_not_acknowledged"),
+            ("unit/test_chat_stream.py::test_the_end_is_not_acknowledged_if_it_cannot_be_kept"),
+        ),
+    ),
+    Guard(
+        "SQLite goes on writing into a damaged file",
+        "adapters/sqlite_session.py",
+        "            file.files.damaged |= is_damage(error)\n",
+        "",
+        (
+            (
+                "integration/test_storage_faults.py::test_once_damage_is_found_nothing_is_"
+                "written_until_the_file_is_opened_anew"
+            ),
+        ),
+    ),
+    Guard(
+        "what is written into a deleted file is acknowledged",
+        "adapters/open_files.py",
+        "if identity is None or _identity(path) != identity:",
+        "if False:",
+        (
+            (
+                "integration/test_storage_faults.py::test_what_is_written_while_the_file_"
+                "goes_away_is_not_acknowledged"
+            ),
+        ),
+    ),
+    Guard(
+        "the disk is filled to its last byte",
+        "adapters/peewee_store.py",
+        "if self._free(self._folder) < MIN_FREE_BYTES:",
+        "if False:",
+        (
+            (
+                "integration/test_storage_faults.py::test_a_disk_with_little_room_turns_new_"
+                "requests_away_before_it_is_full"
+            ),
+        ),
+    ),
+    Guard(
+        "an old version writes into a newer file",
+        "adapters/schema.py",
+        "if any(migration.path is None for migration in status):",
+        "if False:",
+        (
+            (
+                "integration/test_sqlite_store.py::test_a_file_of_a_newer_version_is_refused_"
+                "and_left_as_it_is"
+            ),
+        ),
+    ),
+    Guard(
+        "an id is a piece of SQL",
+        "adapters/exchange_reader.py",
+        ".where(self._stored.public_id == exchange_id)",
+        ".where(peewee.SQL(f\"public_id = '{exchange_id}'\"))",
+        (
+            (
+                "contract/test_conversation_store.py::test_an_exchange_is_found_for_its_own_"
+                "caller_only"
+            ),
+        ),
+    ),
+)
+
+TURNS = (
+    Guard(
+        "the provider is called for what is not written down",
+        "domain/chat.py",
+        "        turn = self._open(request, earlier)\n"
+        "        with turn.failing():\n"
+        "            completion = self._gateway.complete(turn.call)\n",
+        "        completion = self._gateway.complete(self._call(request, "
+        "History()))\n"
+        "        turn = self._open(request, earlier)\n",
+        ("unit/test_chat_service.py::test_the_exchange_is_open_while_the_provider_is_called",),
+    ),
+    Guard(
+        "the last byte goes out before the commit",
+        "domain/stream.py",
+        "            if delta is None:\n                self._complete()\n",
+        "            if delta is None:\n                self._upstream.callback(self._complete)\n",
+        ("unit/test_chat_stream.py::test_the_end_is_not_acknowledged_if_it_cannot_be_kept",),
+    ),
+    Guard(
+        "a stream without a finish reason is an answer",
+        "domain/stream.py",
+        "        if self._finish_reason is None:\n            raise UpstreamTruncated\n",
+        '        self._finish_reason = self._finish_reason or "stop"\n',
+        ("unit/test_chat_stream.py::test_a_stream_that_just_ends_is_truncated",),
+    ),
+    Guard(
+        "a client that left is no outcome",
+        "domain/stream.py",
+        "self._turn.cancel(self._partial())",
+        "pass",
+        ("unit/test_chat_stream.py::test_a_client_that_leaves_cancels_and_what_arrived_is_kept",),
+    ),
+    Guard(
+        "a client that left is paid for until the end",
+        "domain/stream.py",
+        "            self._upstream.close()\n        finally:\n            self._turn.cancel",
+        "            pass\n        finally:\n            self._turn.cancel",
+        (
+            (
+                "unit/test_chat_stream.py::test_a_client_that_leaves_cancels_and_what_"
+                "arrived_is_kept"
+            ),
+            (
+                "integration/test_v1_streams.py::test_a_client_that_leaves_in_mid_stream_"
+                "ends_the_call"
+            ),
+        ),
+    ),
+)
+
+CALLERS = (
+    Guard(
+        "a caller finds the exchange of another",
+        "adapters/exchange_reader.py",
+        "wanted = wanted.where(self._stored.caller == caller)",
+        "wanted = wanted.where(True)",
+        (
+            (
+                "contract/test_conversation_store.py::test_an_exchange_is_found_for_its_own_"
+                "caller_only"
+            ),
+        ),
+    ),
+    Guard(
+        "a caller uses the idempotency key of another",
+        "adapters/exchange_reader.py",
+        "has_key = (stored.caller == caller) & (stored.idempotency_key == key)",
+        "has_key = stored.idempotency_key == key",
+        ("contract/test_repeated_requests.py::test_another_callers_key_or_hash_is_never_found",),
+    ),
+    Guard(
+        "a caller reads the history of another",
+        "adapters/exchange_queries.py",
+        'of_user = (row.caller == hole("caller")) & (row.user_id == hole("user_id"))',
+        'of_user = row.user_id == hole("user_id")',
+        (
+            (
+                "contract/test_conversation_store.py::test_other_users_and_other_callers_"
+                "have_other_conversations"
+            ),
+        ),
+    ),
+    Guard(
+        "a caller erases the users of another",
+        "adapters/exchange_queries.py",
+        "row.delete().where(of_user)",
+        'row.delete().where(row.user_id == hole("user_id"))',
+        (
+            (
+                "contract/test_conversation_store.py::test_erasing_takes_the_whole_"
+                "conversation_also_an_open_turn"
+            ),
+            (
+                "contract/test_conversation_store.py::test_other_users_and_other_callers_"
+                "have_other_conversations"
+            ),
+        ),
+    ),
+    Guard(
+        "a caller reads the conversations of another",
+        "adapters/exchange_reader.py",
+        "exact = {stored.caller: query.caller, ",
+        "exact = {",
+        ("contract/test_conversation_store.py::test_the_log_is_searched_by_every_condition",),
+    ),
+    Guard(
+        "callers without the role administer",
+        "entrypoints/flask_app.py",
+        "if (access is Access.ADMIN) != (caller.role is Role.ADMIN):",
+        "if False:",
+        ("integration/test_authorization.py::test_whoever_is_refused_changes_nothing",),
+    ),
+    Guard(
+        "any secret opens",
+        "domain/doorkeeper.py",
+        "if not proven or key is None",
+        "if key is None",
+        ("unit/test_doorkeeper.py::test_whatever_is_wrong_the_answer_is_the_same",),
+    ),
+    Guard(
+        "the time of a comparison tells how far a key is right",
+        "domain/doorkeeper.py",
+        "hmac.compare_digest(presented.secret_hash, kept_hash)",
+        "presented.secret_hash == kept_hash",
+        (
+            (
+                "test_secret_comparisons.py::test_no_secret_is_compared_by_how_far_it_is_"
+                "right[domain/doorkeeper.py]"
+            ),
+        ),
+    ),
+    Guard(
+        "an expired key opens",
+        "domain/keys.py",
+        "if self.expires_at is not None and at >= self.expires_at:",
+        "if False:",
+        ("unit/test_keys.py::test_a_key_is_good_until_it_expires_or_is_revoked",),
+    ),
+    Guard(
+        "a revoked key opens",
+        "domain/keys.py",
+        "if self.revoked_at is not None:",
+        "if False:",
+        ("unit/test_keys.py::test_a_key_is_good_until_it_expires_or_is_revoked",),
+    ),
+    Guard(
+        "a key is remembered after its end",
+        "domain/doorkeeper.py",
+        "admission is not None and admission.key.is_good(self._clock.now())",
+        "admission is not None",
+        ("unit/test_doorkeeper.py::test_what_is_remembered_does_not_outlive_the_key",),
+    ),
+)
+
+MONEY = (
+    Guard(
+        "a budget without room is spent",
+        "adapters/sqlite_ledger.py",
+        "if error := refusal(balances, asked, exchange.started_at):",
+        "if error := None:",
+        (
+            (
+                "contract/test_spending.py::test_a_budget_admits_what_fits_into_it_to_the_"
+                "last_token_and_nanodollar"
+            ),
+        ),
+    ),
+    Guard(
+        "the update of a budget does not look for room",
+        "adapters/sqlite_ledger.py",
+        "  AND tokens + reserved_tokens + ?1 <= ?6 AND nanodollars + reserved_"
+        "nanodollars + ?2 <= ?7\n"
+        "  AND reserved_calls < ?8\n",
+        "  AND ?6 IS NOT NULL AND ?7 IS NOT NULL AND ?8 IS NOT NULL\n",
+        ("integration/test_sqlite_store.py::test_the_update_of_a_budget_itself_looks_for_room",),
+    ),
+    Guard(
+        "only the first budget holds what a call may cost",
+        "adapters/sqlite_ledger.py",
+        "for account, ceiling in wanted:\n            if",
+        "for account, ceiling in wanted[:1]:\n            if",
+        (
+            (
+                "contract/test_spending.py::test_users_callers_and_the_total_have_budgets_of_"
+                "their_own"
+            ),
+        ),
+    ),
+    Guard(
+        "an exchange is settled twice",
+        "adapters/exchange_queries.py",
+        ").where(is_attempt & is_open)\n        )\n        self.finish",
+        ").where(is_attempt)\n        )\n        self.finish",
+        ("contract/test_spending.py::test_an_exchange_is_settled_once",),
+    ),
+    Guard(
+        "a refusal by one limit takes from another",
+        "adapters/limits_counter.py",
+        "                    self._undo(taken)\n",
+        "",
+        (
+            (
+                "contract/test_limit_counter.py::test_if_one_of_several_limits_refuses_none_"
+                "is_charged"
+            ),
+        ),
+    ),
+    Guard(
+        "a window admits more than its limit",
+        "adapters/window_table.py",
+        "window.previous * left / expiry + window.current) + amount <= limit",
+        "window.current) <= limit",
+        ("contract/test_limit_counter.py::test_the_waiting_time_is_true",),
+    ),
+    Guard(
+        "a refusal keeps what it took from the windows",
+        "domain/chat.py",
+        "left = admission.release()",
+        "left = admission.allowances",
+        (
+            (
+                "integration/test_http_faults.py::test_a_store_that_cannot_begin_means_503_"
+                "and_no_call"
+            ),
+        ),
+    ),
+    Guard(
+        "more requests are taken than can be answered",
+        "entrypoints/overload.py",
+        "if sum(self._counts) >= self._most:",
+        "if False:",
+        ("unit/test_overload.py::test_no_more_requests_are_taken_than_may_be_in_flight",),
+    ),
+)
+
+REPEATS = (
+    Guard(
+        "a key gets the answer to another request",
+        "domain/repeats.py",
+        "if found.request_hash != once.request_hash:",
+        "if False:",
+        ("unit/test_repeats.py::test_a_key_that_was_used_for_another_request_is_refused",),
+    ),
+    Guard(
+        "a request is answered twice at the same time",
+        "domain/repeats.py",
+        "            raise IdempotencyInProgress\n",
+        "            pass\n",
+        ("unit/test_repeats.py::test_a_key_that_is_in_flight_is_refused",),
+    ),
+    Guard(
+        "what may have been billed is tried again under its key",
+        "domain/turn.py",
+        "final=facts.may_be_billed",
+        "final=False",
+        ("unit/test_repeats.py::test_a_failure_that_may_be_billed_is_said_again_without_a_call",),
+    ),
+    Guard(
+        "a call that may have been billed is made again",
+        "domain/upstreams.py",
+        "if error.may_be_billed or not attempts.request.still_wanted():",
+        "if not attempts.request.still_wanted():",
+        ("unit/test_upstreams.py::test_what_may_be_billed_or_will_not_pass_is_not_tried_again",),
+    ),
+    Guard(
+        "a timeout counts as free of charge",
+        "domain/errors/upstream.py",
+        'in time."\n    may_be_billed = True\n',
+        'in time."\n',
+        (
+            ("unit/test_upstreams.py::test_what_may_be_billed_or_will_not_pass_is_not_tried_again"),
+            ("unit/test_repeats.py::test_the_failures_that_are_final_are_those_that_may_be_billed"),
+        ),
+    ),
+    Guard(
+        "an account without credit is asked again",
+        "adapters/upstream_faults.py",
+        '    "insufficient_quota": UpstreamQuotaExhausted,\n',
+        "",
+        (
+            (
+                "integration/test_upstream_faults.py::test_a_fault_of_a_plain_answer_has_its_"
+                "error_and_its_outcome_and_tells_no_secret[says 429 Too Many Requests with "
+                "the code 'insufficient_quota']"
+            ),
+        ),
+    ),
+    Guard(
+        "what will not pass is tried again",
+        "domain/upstreams.py",
+        "if _is_passing(error):",
+        "if True:",
+        ("unit/test_upstreams.py::test_what_may_be_billed_or_will_not_pass_is_not_tried_again",),
+    ),
+    Guard(
+        "every call may be a second attempt",
+        "domain/upstreams.py",
+        "allowed = self._retrying < max(FEWEST_RETRIES, RETRY_SHARE * self._active)",
+        "allowed = True",
+        (
+            (
+                "unit/test_upstreams.py::test_three_calls_at_once_may_be_second_attempts_or_"
+                "a_fifth_of_all"
+            ),
+        ),
+    ),
+    Guard(
+        "everybody probes at once",
+        "domain/breaker.py",
+        "if wait > 0 or self._probing:",
+        "if wait > 0:",
+        ("unit/test_breaker.py::test_one_call_alone_probes",),
+    ),
+    Guard(
+        "the SDK tries again by itself",
+        "adapters/openai_gateway.py",
+        "max_retries=0",
+        "max_retries=1",
+        (
+            (
+                "integration/test_openai_gateway.py::test_a_used_connection_that_breaks_is_"
+                "not_asked_a_second_time"
+            ),
+        ),
+    ),
+)
+
+PROVIDER = (
+    Guard(
+        "a redirect takes the key elsewhere",
+        "adapters/openai_gateway.py",
+        '"follow_redirects": False',
+        '"follow_redirects": True',
+        (
+            (
+                "integration/test_upstream_faults.py::test_a_fault_of_a_plain_answer_has_its_"
+                "error_and_its_outcome_and_tells_no_secret[says 307 Temporary Redirect in "
+                "JSON]"
+            ),
+        ),
+    ),
+    Guard(
+        "a proxy of the environment sees the prompts",
+        "adapters/openai_gateway.py",
+        "httpx2.Client(transport=UpstreamTransport(limits), trust_env=False)",
+        "httpx2.Client()",
+        ("integration/test_openai_gateway.py::test_nothing_is_taken_from_the_environment",),
+    ),
+    Guard(
+        "an answer grows without end",
+        "adapters/upstream_connection.py",
+        "if size > self.limits.body_bytes:",
+        "if False:",
+        (
+            (
+                "integration/test_upstream_transport.py::test_a_body_may_be_as_large_as_the_"
+                "cap_and_no_larger"
+            ),
+        ),
+    ),
+    Guard(
+        "a drip goes on after the deadline",
+        "adapters/upstream_connection.py",
+        "        if remaining <= 0:\n            raise httpx2.ReadTimeout",
+        "        if remaining <= -1:\n            raise httpx2.ReadTimeout",
+        (
+            (
+                "integration/test_upstream_transport.py::test_the_total_deadline_ends_a_"
+                "drip[the body]"
+            ),
+        ),
+    ),
+    Guard(
+        "bytes that nobody asked for are the next answer",
+        "adapters/upstream_connection.py",
+        "if self._protocol.trailing_data[0]:",
+        "if False:",
+        (
+            (
+                "integration/test_openai_gateway.py::test_bytes_after_an_answer_are_not_the_"
+                "next_answer"
+            ),
+        ),
+    ),
+)
+
+SECRETS = (
+    Guard(
+        "the SDK's exception goes along as the context",
+        "adapters/upstream_faults.py",
+        "            fault.__context__ = None  # `from None` hides the original, but keeps it\n",
+        "",
+        (
+            (
+                "integration/test_upstream_faults.py::test_a_fault_of_a_plain_answer_has_its_"
+                "error_and_its_outcome_and_tells_no_secret[says 401 Unauthorized in JSON]"
+            ),
+        ),
+    ),
+    Guard(
+        "the SDK's exception goes along as the cause",
+        "adapters/upstream_faults.py",
+        "del error, _\n        try:\n            raise fault.with_traceback(None) from None",
+        "try:\n            raise fault from error",
+        (
+            (
+                "integration/test_upstream_faults.py::test_a_fault_of_a_plain_answer_has_its_"
+                "error_and_its_outcome_and_tells_no_secret[says 401 Unauthorized in JSON]"
+            ),
+        ),
+    ),
+    Guard(
+        "keys in the provider's words are passed on",
+        "adapters/upstream_faults.py",
+        'return KEY_LIKE.sub("***", said)',
+        "return said",
+        ("integration/test_v1_faults.py::test_no_secret_is_passed_on",),
+    ),
+    Guard(
+        "an exception's own text is logged",
+        "entrypoints/access_log.py",
+        "record.exc_info[0].__name__",
+        "str(record.exc_info[1])",
+        (
+            (
+                "integration/test_http_faults.py::test_a_line_of_the_log_names_an_exception_"
+                "without_its_text"
+            ),
+        ),
+    ),
+    Guard(
+        "a text breaks out of its line of the log",
+        "entrypoints/access_log.py",
+        "return json.dumps(line)",
+        'return str(line["message"])',
+        ("integration/test_http_faults.py::test_a_line_of_the_log_stays_one_line",),
+    ),
+    Guard(
+        "libraries log what is said",
+        "entrypoints/access_log.py",
+        "logging.getLogger(name).setLevel(logging.WARNING)",
+        "logging.getLogger(name)",
+        ("unit/test_server.py::test_libraries_that_log_what_is_said_are_quiet",),
+    ),
+    Guard(
+        "a secret is printed",
+        "entrypoints/setting_values.py",
+        'return "***"',
+        "return self._text",
+        ("unit/test_settings.py::test_a_secret_is_printed_as_three_stars",),
+    ),
+    Guard(
+        "the log says whose conversation is read",
+        "entrypoints/access_log.py",
+        "request.url_rule.rule if request.url_rule else None",
+        "request.path",
+        ("integration/test_http_faults.py::test_the_access_log_holds_no_user_id_of_a_path",),
+    ),
+    Guard(
+        "SQLite's error goes along, with values",
+        "adapters/sqlite_faults.py",
+        "raise translate(error) from None",
+        "raise translate(error) from error",
+        ("integration/test_sqlite_store.py::test_a_database_error_tells_neither_values_nor_sql",),
+    ),
+)
+
+REQUESTS = (
+    Guard(
+        "a client sends the request, or a key, elsewhere",
+        "entrypoints/relayed_request.py",
+        'frozenset({"api_base", ',
+        "frozenset({",
+        ("unit/test_relayed_request.py::test_a_forbidden_name_is_refused_at_every_level",),
+    ),
+    Guard(
+        "a forbidden name hides behind escapes",
+        "entrypoints/relayed_request.py",
+        " and not HIDING.search(asked.text)",
+        "",
+        ("unit/test_relayed_request.py::test_a_forbidden_name_cannot_hide_behind_escapes",),
+    ),
+    Guard(
+        "JSON nests without end",
+        "entrypoints/strict_json.py",
+        "    if brackets:\n",
+        "    if False:\n",
+        ("unit/test_strict_json.py::test_32_levels_are_taken_and_33_are_refused",),
+    ),
+    Guard(
+        "of two values of a key the last one counts",
+        "entrypoints/strict_json.py",
+        "if len(value) < len(pairs):",
+        "if False:",
+        ("unit/test_strict_json.py::test_what_python_takes_beyond_json_is_refused",),
+    ),
+    Guard(
+        "NaN is a number",
+        "entrypoints/strict_json.py",
+        "    parse_constant=_constant,\n",
+        "",
+        ("unit/test_strict_json.py::test_what_python_takes_beyond_json_is_refused",),
+    ),
+    Guard(
+        "bytes that are no text are read as some text",
+        "entrypoints/strict_json.py",
+        'body.decode("utf-8")',
+        'body.decode("utf-8", "replace")',
+        ("unit/test_strict_json.py::test_bytes_that_are_not_utf_8_are_refused",),
+    ),
+    Guard(
+        "a NUL reaches the database",
+        "entrypoints/relayed_request.py",
+        "good = not NUL.search(asked.text)",
+        "good = True",
+        (
+            (
+                "unit/test_relayed_request.py::test_a_nul_or_half_a_pair_is_refused_wherever_"
+                "it_stands"
+            ),
+        ),
+    ),
+    Guard(
+        "half of a surrogate pair reaches the database",
+        "entrypoints/relayed_request.py",
+        "if good and SURROGATE.search(asked.text):",
+        "if False:",
+        (
+            (
+                "unit/test_relayed_request.py::test_a_nul_or_half_a_pair_is_refused_wherever_"
+                "it_stands"
+            ),
+        ),
+    ),
+    Guard(
+        "a body of any length is read",
+        "entrypoints/flask_app.py",
+        "MAX_CONTENT_LENGTH=max_body_bytes, ",
+        "",
+        (
+            (
+                "integration/test_http_requests.py::test_a_length_that_is_too_large_is_"
+                "refused_before_the_body_is_read"
+            ),
+        ),
+    ),
+    Guard(
+        "a chunked body of any length is taken",
+        "entrypoints/request_body.py",
+        "if len(body) > largest:",
+        "if False:",
+        (
+            (
+                "integration/test_http_requests.py::test_a_chunked_body_that_grows_too_large_"
+                "is_neither_read_to_its_end_nor_cut"
+            ),
+        ),
+    ),
+    Guard(
+        "an answer is kept by a browser or a proxy",
+        "entrypoints/flask_app.py",
+        '    "Cache-Control": "no-store",\n',
+        "",
+        ("integration/test_http_completion.py::test_nothing_may_keep_an_answer",),
+    ),
+    Guard(
+        "a browser guesses what an answer is",
+        "entrypoints/flask_app.py",
+        '    "X-Content-Type-Options": "nosniff",\n',
+        "",
+        (
+            (
+                "integration/test_http_routes.py::test_every_answer_has_a_request_id_and_is_"
+                "kept_by_nobody"
+            ),
+        ),
+    ),
+    Guard(
+        "an answer may be framed and run",
+        "entrypoints/flask_app.py",
+        "    \"Content-Security-Policy\": \"default-src 'none'; frame-ancestors 'none'\",\n",
+        "",
+        (
+            (
+                "integration/test_http_routes.py::test_every_answer_has_a_request_id_and_is_"
+                "kept_by_nobody"
+            ),
+        ),
+    ),
+    Guard(
+        "a client names its request, and the line of the log",
+        "entrypoints/flask_app.py",
+        "AccessLine(secrets.token_hex(16))",
+        'AccessLine(request.headers.get("X-Request-Id", "") or secrets.token_hex(16))',
+        ("integration/test_http_completion.py::test_a_request_id_of_the_client_is_not_taken",),
+    ),
+)
+
+GUARDS = (*STORAGE, *TURNS, *CALLERS, *MONEY, *REPEATS, *PROVIDER, *SECRETS, *REQUESTS)
