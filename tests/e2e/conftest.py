@@ -187,6 +187,13 @@ class Service:
         while self._is_alive() and time.monotonic() < patience:
             time.sleep(0.005)
 
+    def kill_workers(self) -> None:
+        """Kill the worker processes with -9; the master will start others."""
+        master = self.process.pid
+        children = Path(f"/proc/{master}/task/{master}/children").read_text()
+        for worker in children.split():
+            os.kill(int(worker), signal.SIGKILL)
+
     def _is_alive(self) -> bool:
         for entry in Path("/proc").glob("[0-9]*/stat"):
             try:

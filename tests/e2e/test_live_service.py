@@ -6,13 +6,22 @@ import os
 import signal
 import sqlite3
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable
-from contextlib import closing
+from contextlib import closing, suppress
+from itertools import count
 from pathlib import Path
 from typing import Any
 
-ROUNDS = 50
+from torture import times
+
+ROUNDS = times(50, 500)
+WHOLE = 10
+"""In every tenth round the whole service is killed, in the others its workers."""
+
+PATIENCE_SECONDS = 30.0
+SEED = "/openai-completion"
 Serve = Callable[..., Any]
 
 
@@ -125,46 +134,81 @@ def test_the_limit_holds_over_all_processes(serve: Serve) -> None:
 
 def test_kill_9_loses_nothing_that_was_acknowledged(serve: Serve) -> None:
     acknowledged: dict[str, str] = {}
-    for round_number in range(ROUNDS):
-        service = serve(CHATPORT_TOTAL_LIMIT="", CHATPORT_USER_LIMIT="")
-        assert "open" not in states(service.folder), f"left open before round {round_number}"
-        _load_and_kill(service, round_number, acknowledged)
+    for number in range(ROUNDS):
+        if number % WHOLE == 0:
+            service = serve(CHATPORT_TOTAL_LIMIT="", CHATPORT_USER_LIMIT="")
+        _see_nothing_open(service.folder)
+        kill = service.kill if (number + 1) % WHOLE == 0 else service.kill_workers
+        _load_and_kill(service, number, acknowledged, kill)
     service = serve()
+    _see_nothing_open(service.folder)
     with closing(sqlite3.connect(service.folder / "chatport.db")) as database:
         assert database.execute("PRAGMA quick_check").fetchall() == [("ok",)]
         stored = dict(database.execute("SELECT public_id, state || reply FROM exchange"))
+        [(prompts, rows)] = database.execute(
+            "SELECT count(DISTINCT prompt), count(*) FROM exchange WHERE state = 'completed'"
+        )
     assert len(acknowledged) > ROUNDS
     assert {key: stored.get(key) for key in acknowledged} == acknowledged
-    assert "open" not in states(service.folder)
+    assert prompts == rows, "an exchange is there twice"
     assert states(service.folder)["interrupted"] > 0, "no kill hit an exchange in flight"
 
 
-def _load_and_kill(service: Any, round_number: int, acknowledged: dict[str, str]) -> None:
-    """Let 8 clients talk until the service is killed, some answers later each round."""
+def _see_nothing_open(folder: Path) -> None:
+    """Wait for the next worker, which finds what the last one has left."""
+    patience = time.monotonic() + PATIENCE_SECONDS
+    while "open" in states(folder):
+        assert time.monotonic() < patience, "an exchange stays open"
+        time.sleep(0.01)
+
+
+def _load_and_kill(
+    service: Any, round_number: int, acknowledged: dict[str, str], kill: Callable[[], None]
+) -> None:
+    """Let 8 clients talk until something is killed, some answers later each round."""
     enough = threading.Event()
     answered = threading.Semaphore(0)
 
     def talk(n: int) -> None:
-        while not enough.is_set():
-            try:
-                status, body, headers = service.ask(
-                    {"user_id": f"user-{n}", "prompt": f"round {round_number}"}
-                )
-            except (OSError, http.client.HTTPException, ValueError):
-                return
-            if status == 200:
-                acknowledged[headers["X-Request-Id"]] = "completed" + body["completion"]
-                answered.release()
+        ask = _streamed if n % 2 else _whole
+        turns = count()
+        with suppress(OSError, http.client.HTTPException, ValueError):
+            while not enough.is_set():
+                prompt = f"round {round_number} {n} {next(turns)}"
+                for name, text in ask(service, {"user_id": f"user-{n}", "prompt": prompt}):
+                    acknowledged[name] = f"completed{text}"
+                    answered.release()
 
     threads = [threading.Thread(target=talk, args=(n,)) for n in range(8)]
     for thread in threads:
         thread.start()
     for _ in range(1 + round_number % 25):
-        answered.acquire()
-    service.kill()
+        assert answered.acquire(timeout=PATIENCE_SECONDS)
+    kill()
     enough.set()
     for thread in threads:
         thread.join()
+
+
+Answers = list[tuple[str, str]]
+"""The id and the text of an answer, if there is one."""
+
+
+def _whole(service: Any, body: dict[str, Any]) -> Answers:
+    status, answer, headers = service.ask(body)
+    return [(headers["X-Request-Id"], answer["completion"])] if status == 200 else []
+
+
+def _streamed(service: Any, body: dict[str, Any]) -> Answers:
+    with closing(service.connect()) as connection:
+        headers = {"Content-Type": "application/json"}
+        connection.request("POST", SEED, json.dumps({**body, "stream": True}), headers)
+        response = connection.getresponse()
+        if response.status != 200:
+            return []
+        last, data = events(response)[-1]
+        name = str(response.getheader("X-Request-Id"))
+        return [(name, data["completion"])] if last == "done" else []
 
 
 def test_sigterm_lets_open_streams_come_to_their_end(serve: Serve, provider: Any) -> None:
