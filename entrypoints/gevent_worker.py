@@ -70,6 +70,8 @@ class Worker(GeventWorker):  # type: ignore[misc]  # gunicorn has no types
         if not req.body.drain():
             sock.linger()
             req.force_close()
+        if not self.alive:
+            req.force_close()  # a worker that is to stop waits for its connections to end
         sock.await_next()
 
     def handle_error(self, _req: Any, client: Any, _addr: Any, exc: BaseException) -> None:

@@ -361,6 +361,7 @@ def schema_of(path: Path) -> list[Any]:
 VERSIONS = sorted(migration.stem for migration in MIGRATIONS.glob("[0-9]*.py"))
 
 
+@pytest.mark.long
 def test_a_schema_is_old_or_new_and_never_half(tmp_path: Path) -> None:
     whole: list[list[Any]] = [[]]
     for version in VERSIONS:

@@ -14,6 +14,8 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from torture import times
 
 ROUNDS = times(50, 500)
@@ -132,6 +134,7 @@ def test_the_limit_holds_over_all_processes(serve: Serve) -> None:
         assert database.execute(query).fetchall() == [("anonymous", rule, 44)]
 
 
+@pytest.mark.long
 def test_kill_9_loses_nothing_that_was_acknowledged(serve: Serve) -> None:
     acknowledged: dict[str, str] = {}
     for number in range(ROUNDS):

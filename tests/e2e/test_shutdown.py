@@ -4,12 +4,16 @@ import json
 import signal
 import sqlite3
 import sys
+import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
+from itertools import count
 from typing import Any
 
 import pytest
+
+from torture import times
 
 from . import conftest
 
@@ -20,6 +24,11 @@ IMPATIENT = (
     "from chatport.entrypoints.cli import main; main()"
 )
 """The service as it is, but for how long it waits for streams."""
+
+
+UNLIMITED = {"CHATPORT_USER_LIMIT": "", "CHATPORT_TOTAL_LIMIT": ""}
+RESTARTS = times(1, 10)
+CLIENTS = 8
 
 
 @pytest.fixture
@@ -52,7 +61,7 @@ def test_every_stream_that_cannot_be_finished_is_told_and_has_its_outcome(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(conftest, "CHATPORT", [sys.executable, "-c", IMPATIENT])
-    service = serve(CHATPORT_USER_LIMIT="", CHATPORT_TOTAL_LIMIT="")
+    service = serve(**UNLIMITED)
     provider.gate.clear()
     streams = [begin(service, n, clients) for n in range(STREAMS)]
     service.process.send_signal(signal.SIGTERM)
@@ -74,7 +83,7 @@ def test_every_stream_that_cannot_be_finished_is_told_and_has_its_outcome(
 def test_a_service_that_is_stopping_finishes_what_it_can(
     serve: Callable[..., Any], provider: Any, clients: ExitStack
 ) -> None:
-    service = serve(CHATPORT_USER_LIMIT="", CHATPORT_TOTAL_LIMIT="")
+    service = serve(**UNLIMITED)
     provider.gate.clear()
     streams = [begin(service, n, clients) for n in range(STREAMS)]
     service.process.send_signal(signal.SIGTERM)
@@ -86,3 +95,31 @@ def test_a_service_that_is_stopping_finishes_what_it_can(
     with closing(sqlite3.connect(service.folder / "chatport.db")) as database:
         outcomes = Counter(database.execute("SELECT state, error_code FROM exchange"))
     assert outcomes == {("completed", None): STREAMS}
+
+
+def test_a_rolling_restart_under_load_fails_no_request(serve: Callable[..., Any]) -> None:
+    serving = [serve(**UNLIMITED), serve(**UNLIMITED)]
+    outcomes: Counter[int] = Counter()
+    enough = threading.Event()
+
+    def talk(n: int) -> None:
+        for turn in count():
+            if enough.is_set():
+                return
+            service = serving[turn % len(serving)]  # as a proxy does, which drains before a stop
+            status, _, _ = service.ask({"user_id": f"user-{n}", "prompt": f"{n} {turn}"})
+            outcomes[status] += 1
+
+    threads = [threading.Thread(target=talk, args=(n,)) for n in range(CLIENTS)]
+    for thread in threads:
+        thread.start()
+    for _ in range(2 * RESTARTS):
+        serving.append(serve(**UNLIMITED))
+        assert serving.pop(0).stop() == 0
+    enough.set()
+    for thread in threads:
+        thread.join()
+    assert set(outcomes) == {200}
+    with closing(sqlite3.connect(serving[0].folder / "chatport.db")) as database:
+        states = Counter(state for (state,) in database.execute("SELECT state FROM exchange"))
+    assert states == {"completed": outcomes[200]}

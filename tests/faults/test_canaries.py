@@ -443,6 +443,7 @@ def swept(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
         yield world
 
 
+@pytest.mark.long
 def test_no_way_in_which_a_provider_fails_makes_anybody_tell_a_secret(swept: World) -> None:
     for name, data in swept.files().items():
         swept.see(f"the file {name}", data, MEANT["a file"])

@@ -15,6 +15,7 @@ from math import floor
 from pathlib import Path
 from typing import Any
 
+import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as some
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
@@ -1029,10 +1030,12 @@ class SqliteMachine(LimiterMachine):
         return self.store.session.read(lambda file: file.reader.execute_sql(query).fetchall())
 
 
+@pytest.mark.long
 def test_in_memory_the_law_holds_whatever_happens() -> None:
     run_machine(MemoryMachine, settings=RUNS)
 
 
+@pytest.mark.long
 def test_in_sqlite_the_law_holds_whatever_happens(tmp_path: Path) -> None:
     empty = tmp_path / "empty.db"
     with closing(PeeweeStore(empty)) as store:

@@ -72,6 +72,7 @@ api = schemathesis.openapi.from_wsgi("/openapi.json", service_app(by_key))
     derandomize=True,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
 )
+@pytest.mark.long
 def test_every_request_and_answer_is_as_the_document_says(case: Case[Any]) -> None:
     case.call_and_validate(headers=OPERATORS_KEY if case.path.startswith("/admin/") else None)
 

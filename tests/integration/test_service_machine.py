@@ -559,6 +559,7 @@ def day(at: datetime) -> str:
     return at.strftime("%Y-%m-%d")
 
 
+@pytest.mark.long
 def test_the_service_does_what_its_model_does(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -12,6 +12,7 @@ import threading
 from contextlib import suppress
 from pathlib import Path
 
+import pytest
 from flask.testing import FlaskClient
 
 from chatport.entrypoints.flask_app import create_app
@@ -97,6 +98,7 @@ def slope(values: list[int]) -> float:
     return sum(weight * value for weight, value in pairs) / sum(weight**2 for weight in weights)
 
 
+@pytest.mark.long
 def test_many_requests_of_strangers_leave_nothing_behind_in_the_process(tmp_path: Path) -> None:
     run = subprocess.run(
         [sys.executable, __file__, tmp_path / "log.db"],
