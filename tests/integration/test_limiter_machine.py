@@ -72,10 +72,11 @@ from chatport.domain.errors import (
 )
 from chatport.domain.keys import Keys
 from chatport.domain.rules import Rule, Scope, parse_budgets, parse_limits
+from torture import times
 
 RUNS = settings(
-    max_examples=200,
-    stateful_step_count=30,
+    max_examples=times(200, 5_000),
+    stateful_step_count=times(30, 50),
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
 )
@@ -1047,4 +1048,4 @@ def test_in_sqlite_the_law_holds_whatever_happens(tmp_path: Path) -> None:
         folder.mkdir()
         return SqliteMachine(Path(shutil.copy(empty, folder / "log.db")))
 
-    run_machine(machine, settings=RUNS)  # type: ignore[arg-type]  # what makes one will do
+    run_machine(machine, settings=settings(RUNS, max_examples=times(80, 5_000)))  # type: ignore[arg-type]  # what makes one will do
