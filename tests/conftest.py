@@ -1,11 +1,25 @@
 """What every test shares."""
 
+import os
 import socket
+from contextlib import closing
+from pathlib import Path
 from typing import Any
 
+import peewee
 import pytest
 
+from chatport.adapters import PeeweeStore, sqlite_database
+from chatport.adapters.schema import migrate
+
+LOOK_AT_MAKING = {"durability", "test_sqlite_store.py"}
 LOOPBACK = ("127.", "::1", "localhost", "0.0.0.0")
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """Let one more process test than there are cores: many tests wait, for a disk or a deadline."""
+    return (os.cpu_count() or 1) + 1
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -24,3 +38,27 @@ def _offline(monkeypatch: pytest.MonkeyPatch) -> None:
         connect(self, address)
 
     monkeypatch.setattr(socket.socket, "connect", guarded)
+
+
+@pytest.fixture(scope="session")
+def _new_file(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    """What a file holds that was just made."""
+    path = tmp_path_factory.mktemp("new") / "chatport.db"
+    with closing(PeeweeStore(path)) as store:
+        store.check()
+    return path.read_bytes()
+
+
+@pytest.fixture(autouse=True)
+def _quickly_made_files(
+    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, _new_file: bytes
+) -> None:
+    """Spare thousands of tests the making of tables, unless it is what they look at."""
+
+    def quickly(database: peewee.Database, path: Path) -> None:
+        if path.stat().st_size == 0:
+            path.write_bytes(_new_file)
+        migrate(database, path)
+
+    if LOOK_AT_MAKING.isdisjoint(request.node.path.parts):
+        monkeypatch.setattr(sqlite_database, "migrate", quickly)

@@ -20,7 +20,7 @@ from chatport.entrypoints.settings import Settings
 from chatport.entrypoints.wiring import Place, assembled
 from torture import times
 
-REQUESTS = times(10_000, 200_000)
+REQUESTS = times(20_000, 200_000)
 LOOKS = 20
 """How often the process is looked at, at even distances."""
 
