@@ -54,12 +54,14 @@ fuzz: .venv/test
 sbom: .venv/run
 	$(BIN)/python sbom.py > sbom.json
 
-# The lock files hold hashes for every platform, and no host names.
+# The lock files hold hashes for every platform, and no host names. Extras stay in: without them
+# pip looks for a newer release of a package that another asks for with an extra, and has no hash.
+LOCK := $(BIN)/uv pip compile pyproject.toml --universal --generate-hashes --no-strip-extras \
+	--quiet --no-header
+
 lock: .venv/test
-	$(BIN)/uv pip compile pyproject.toml --group build --universal --generate-hashes --quiet \
-		--no-header -o requirements.lock
-	$(BIN)/uv pip compile pyproject.toml --group build --group dev --universal \
-		--generate-hashes --quiet --no-header -c requirements.lock -o requirements-dev.lock
+	$(LOCK) --group build -o requirements.lock
+	$(LOCK) --group build --group dev -c requirements.lock -o requirements-dev.lock
 
 .venv/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "chatport needs Python 3.11 or newer; name one with: make PYTHON=python3.12")'

@@ -8,7 +8,10 @@ import uuid
 from pathlib import Path
 
 ROOT = Path(__file__).parent
-PINNED = re.compile(r"^([a-z0-9-]+)==(\S+)(?: ; ([^\\\n]*?))? *\\?\n((?:    .*\n)*)", re.MULTILINE)
+PINNED = re.compile(
+    r"^([a-z0-9-]+)(?:\[[a-z0-9,-]+\])?==(\S+)(?: ; ([^\\\n]*?))? *\\?\n((?:    .*\n)*)",
+    re.MULTILINE,
+)
 HASH = re.compile("--hash=sha256:([0-9a-f]{64})")
 
 

@@ -1,5 +1,6 @@
 """What others wrote and chatport runs: all of it is named, pinned, and shipped as it is here."""
 
+import importlib.metadata
 import importlib.util
 import json
 import re
@@ -41,7 +42,8 @@ MOST_LOCKED = 48
 """What is installed all together, for any platform. It was 44 when this was written."""
 
 ENTRY = re.compile(
-    r"(?P<name>[a-z0-9][a-z0-9-]*)==(?P<version>[0-9][0-9a-z.]*)(?: ; [^\\]+?)? \\\n"
+    r"(?P<name>[a-z0-9][a-z0-9-]*)(?:\[(?P<extras>[a-z0-9,-]+)\])?"
+    r"==(?P<version>[0-9][0-9a-z.]*)(?: ; [^\\]+?)? \\\n"
     r"(?P<hashes>(?:    --hash=sha256:[0-9a-f]{64}(?: \\)?\n)+)"
     r"(?:    # .*\n)+"
 )
@@ -59,7 +61,7 @@ PTH = {
 
 
 def entries(lock: str) -> list[dict[str, str]]:
-    return [found.groupdict() for found in ENTRY.finditer(lock)]
+    return [found.groupdict("") for found in ENTRY.finditer(lock)]
 
 
 def text_of(name: str) -> str:
@@ -70,6 +72,14 @@ def name_of(requirement: str) -> str:
     found = re.match("[A-Za-z0-9._-]+", requirement)
     assert found is not None
     return re.sub("[-_.]+", "-", found[0]).lower()
+
+
+def requirements_of(name: str) -> list[str]:
+    """Return what an installed package asks for; a package of another platform asks for nothing."""
+    try:
+        return importlib.metadata.requires(name) or []
+    except importlib.metadata.PackageNotFoundError:
+        return []
 
 
 @pytest.mark.parametrize("name", LOCKS)
@@ -119,6 +129,21 @@ def test_all_that_is_asked_for_is_pinned() -> None:
     assert {*DIRECT, *map(name_of, groups["build"])} <= locked
     assert {*map(name_of, groups["dev"])} <= locked_dev
     assert {*map(name_of, PROJECT["build-system"]["requires"])} <= locked
+
+
+def test_a_package_that_is_asked_for_with_an_extra_is_pinned_with_it() -> None:
+    """Else pip looks for its newest release, for which there is no hash, and installs nothing."""
+    extras = {e["name"]: e["extras"] for e in entries(text_of("requirements-dev.lock"))}
+    asked = [
+        (name_of(requirement), found[1])
+        for name in extras
+        for requirement in requirements_of(name)
+        if (found := re.match(r"[\w.-]+\s*\[([\w,-]+)\]", requirement))
+        and "extra ==" not in requirement
+        and name_of(requirement) in extras
+    ]
+    assert ("coverage", "toml") in asked
+    assert [each for each in asked if extras[each[0]] != each[1]] == []
 
 
 def test_what_is_tested_is_what_is_installed() -> None:
