@@ -4,6 +4,7 @@ import hashlib
 import json
 import re
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,12 +35,12 @@ USER_FIELDS = ("safety_identifier", "user")
 OUTPUT_FIELDS = ("max_completion_tokens", "max_tokens")
 """How long one answer may get; the first is OpenAI's newer word."""
 
-MAX_DIGITS = 18
 MOST_TOKENS = 10**9
 """No answer is that long; what is above would only overflow a database's sums."""
 
-IMAGE = re.compile(r'"image_url"\s*:')
-IMAGE_DATA = re.compile(r'"image_url"\s*:\s*\{[^{}"]*"url"\s*:\s*"(data:image/[^"]*)"')
+IMAGE_DATA = re.compile(r"data:image/[\w.+-]+;base64,[A-Za-z0-9+/=_-]*")
+"""What only an image can be: no text that the model might read is written so."""
+
 IMAGE_BYTES = 10_000
 """Of text, that cost as many tokens as an image: some 2,500 for OpenAI's models, at most."""
 
@@ -101,7 +102,7 @@ def read(body: bytes, pseudonym: Pseudonym, max_output_tokens: int | None = None
             model=fields.model,
             body=asked.changed(changes).encode(),
             text=_text(asked),
-            size=_size(asked.text),
+            size=_size(asked),
             max_tokens=max_tokens,
         ),
         prompt=_said_last(asked.value["messages"][-1]),
@@ -181,19 +182,33 @@ def _answers(asked: Mapping[str, Any]) -> int:
 
 def _count(value: Any) -> int:
     """Return what a provider may read as a count, also if it is not quite one; 0 for nothing."""
-    if isinstance(value, str) and value.isascii() and value.isdigit():
-        value = int(value[:MAX_DIGITS])
-    if isinstance(value, bool) or not isinstance(value, int | float):
+    if isinstance(value, str):
+        with suppress(ValueError):
+            value = float(value)
+    if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:
         return 0
-    return int(min(max(value, 0), MOST_TOKENS))
+    return int(min(value, MOST_TOKENS))
 
 
-def _size(text: str) -> int:
-    """Return how much the model reads, in bytes; an image costs the same however large it is."""
-    if '"image_url"' not in text:
-        return utf8_size(text)
-    data = sum(map(len, IMAGE_DATA.findall(text)))
-    return utf8_size(text) - data + IMAGE_BYTES * len(IMAGE.findall(text))
+def _size(asked: JSONObject) -> int:
+    """Return how much the model reads, in bytes; an image costs the same however large it is.
+
+    It is one only as a part of a message: elsewhere, the model reads as text whatever looks so.
+    """
+    size = utf8_size(asked.text)
+    for message in asked.value["messages"]:
+        content = message.get("content")
+        for part in content if isinstance(content, list) else ():
+            if isinstance(part, dict) and "image_url" in part:
+                size += IMAGE_BYTES - _image_data(part)
+    return size
+
+
+def _image_data(part: Mapping[str, Any]) -> int:
+    """Return the bytes of an image that stands in the request itself."""
+    image = part["image_url"] if part.get("type") == "image_url" else None
+    url = image.get("url") if isinstance(image, dict) else None
+    return len(url) if isinstance(url, str) and IMAGE_DATA.fullmatch(url) else 0
 
 
 def _said_last(message: Mapping[str, Any]) -> str:

@@ -370,6 +370,11 @@ def test_nothing_but_a_refusal_is_raised_and_every_sentence_can_be_sent(
         ({"max_completion_tokens": -1}, 4096),
         ({"max_completion_tokens": 0}, 4096),
         ({"n": 4}, 4 * 4096),
+        ({"max_completion_tokens": 7, "n": " 3 "}, 21),
+        ({"max_completion_tokens": "1e2"}, 100),
+        ({"max_completion_tokens": "inf"}, 10**9),
+        ({"max_completion_tokens": "nan"}, 4096),
+        ({"max_completion_tokens": "x"}, 4096),
     ],
 )
 def test_how_long_all_answers_may_get_is_read_and_the_body_left_alone(
@@ -404,4 +409,30 @@ def test_an_image_counts_the_same_however_large_it_is() -> None:
     assert (size("https://example.com/a.png") or 0) > 10_000
     text = {"role": "user", "content": "data:image/png;base64," + "A" * 100_000}
     body = {"model": "m", "messages": [text]}
+    assert (read(json.dumps(body).encode(), str).relay.size or 0) > 100_000
+
+
+DATA = "data:image/png;base64,"
+LARGE = DATA + "A" * 100_000
+TEXT = DATA + "count these words " * 6_000
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"tools": [{"function": {"parameters": {"image_url": {"url": LARGE}}}}]},
+        {"metadata": {"content": [{"type": "image_url", "image_url": {"url": LARGE}}]}},
+        {"messages": [{"role": "user", "image_url": {"url": LARGE}}]},
+        {"messages": [{"role": "user", "content": {"image_url": {"url": LARGE}}}]},
+        {"messages": [{"role": "user", "content": [{"text": "", "image_url": {"url": LARGE}}]}]},
+        {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": LARGE}]}]},
+        {
+            "messages": [
+                {"role": "user", "content": [{"type": "image_url", "image_url": {"url": TEXT}}]}
+            ]
+        },
+    ],
+)
+def test_what_the_model_may_read_as_text_is_counted_as_text(more: dict[str, Any]) -> None:
+    body = {"model": "m", "messages": [{"role": "user", "content": "x"}], **more}
     assert (read(json.dumps(body).encode(), str).relay.size or 0) > 100_000
