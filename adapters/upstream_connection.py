@@ -3,7 +3,6 @@
 The protocol itself is h11's work.
 """
 
-import socket
 import ssl
 import time
 from collections.abc import Callable, Iterator
@@ -14,6 +13,8 @@ import h11
 import httpx2
 
 from chatport.domain.errors import CallerGone
+
+from .dial import MOMENT, dialed
 
 READ_BYTES = 65_536
 MAX_HEADER_BYTES = 65_536
@@ -27,9 +28,6 @@ WITHIN_SECONDS = "chatport.within_seconds"
 
 ERRORS_FROM = 400
 """RFC 9110: the statuses of errors."""
-
-MOMENT = 0.001
-"""The shortest wait, in seconds: a timeout of 0 would mean not to wait but to look."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,12 +75,8 @@ class Connection:
         self._answered = self._complete = self._dry = False
         self._protocol = h11.Connection(h11.CLIENT, max_incomplete_event_size=MAX_HEADER_BYTES)
         _, host, port = origin
-        timeout = min(limits.connect, self._remaining())
         try:
-            self._socket = socket.create_connection((host, port), timeout)
-            self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            if tls is not None:
-                self._socket = tls.wrap_socket(self._socket, server_hostname=host)
+            self._socket = dialed(host, port, min(limits.connect, self._remaining()), tls)
         except TimeoutError:
             raise httpx2.ConnectTimeout("no connection in time") from None
         except OSError as error:
@@ -169,7 +163,7 @@ class Connection:
         try:
             self._socket.settimeout(0.0)
             self._socket.recv(1)
-        except (BlockingIOError, ssl.SSLWantReadError):
+        except BlockingIOError:
             return True
         except OSError:
             return False
@@ -180,14 +174,15 @@ class Connection:
         self._socket.close()
 
     def _event(self) -> object:
-        """Return the next h11 event, or None after one heartbeat of silence."""
+        """Return the next h11 event, or None after a heartbeat without one."""
         data = None
         event: object = h11.NEED_DATA
+        end = time.monotonic() + self._patience()
         try:
             if not self._dry:
                 event = self._protocol.next_event()
             while event is h11.NEED_DATA:
-                self._socket.settimeout(self._remaining(self._patience()))
+                self._socket.settimeout(self._remaining(max(end - time.monotonic(), MOMENT)))
                 data = self._socket.recv(READ_BYTES)
                 self.used_at = time.monotonic()
                 self._protocol.receive_data(data)
