@@ -41,7 +41,7 @@ def completion(
         _is_cut_short(message, finish_reason) or (relayed and _says_more(message))
     ):
         text = ""
-    if text is None or not isinstance(finish_reason, str):
+    if text is None or not isinstance(finish_reason, str) or not finish_reason:
         raise UpstreamInvalidResponse(upstream_status=status, upstream_request_id=request_id)
     return Completion(
         text=text,
@@ -75,6 +75,7 @@ class StreamedAnswer:
     def __init__(self, *, relayed: bool) -> None:
         self._relayed = relayed
         self._said_something = relayed
+        self._kept: object = None
         self._begun: set[object] = set()
         self._finished: set[object] = set()
 
@@ -126,7 +127,9 @@ class StreamedAnswer:
         """Return the text of a choice's delta; of several choices, only the first is kept so."""
         text = _text(choice.get("delta"))
         self._said_something = self._said_something or text is not None
-        return text if text is not None and choice.get("index", 0) == 0 else ""
+        if not self._begun:
+            self._kept = _index(choice)
+        return text if text is not None and _index(choice) == self._kept else ""
 
     def _finish_reason(self, choices: list[Any]) -> str | None:
         """Return the reason if the first choice ends here, and remember which choices have."""
@@ -134,15 +137,21 @@ class StreamedAnswer:
         for choice in choices:
             if not isinstance(choice, dict):
                 raise UpstreamInvalidResponse
-            index = choice.get("index", 0)
+            index = _index(choice)
             self._begun.add(index)
             if isinstance(choice.get("finish_reason"), str) and choice["finish_reason"]:
                 self._finished.add(index)
-                if index == 0 or 0 not in self._begun:
+                if index == self._kept:
                     reason = choice["finish_reason"]
         if reason and not self._said_something and reason not in CUT_SHORT:
             raise UpstreamInvalidResponse  # a tool call, which nobody has asked for
         return reason
+
+
+def _index(choice: dict[str, Any]) -> object:
+    """Return which of several answers this is a part of; without a number, the first."""
+    index = choice.get("index")
+    return 0 if index is None else index
 
 
 def _is_error(chunk: dict[str, Any]) -> bool:

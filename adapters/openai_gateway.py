@@ -7,7 +7,8 @@ Its low-level `post()` keeps authentication, headers and typed errors, and skips
 import json
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
+from itertools import takewhile
 from typing import Any, cast
 
 import httpx2
@@ -23,7 +24,7 @@ from .openai_answers import StreamedAnswer, completion, model_cards
 from .sse import SSEDecoder
 from .upstream_connection import STILL_WANTED, WITHIN_SECONDS, TransportLimits
 from .upstream_faults import translated
-from .upstream_transport import UpstreamTransport
+from .upstream_transport import BODY, UpstreamBody, UpstreamTransport
 
 QUIET_SECONDS = 0.25
 """How long bytes may come that say nothing, before that counts as a silence."""
@@ -198,28 +199,21 @@ def _arrivals(response: httpx2.Response) -> Iterator[list[bytes]]:
     Reads on past `[DONE]` to the end of the body, so that the connection can be used again; but
     does not wait there for a provider that says no more.
     """
-    decoder, pieces = SSEDecoder(), _pieces(response)
+    body: UpstreamBody = response.extensions[BODY]  # httpx2 has wrapped it, and has no `end`
+    decoder = SSEDecoder()
     silent_again = time.monotonic() + QUIET_SECONDS
-    for piece in pieces:
+    for piece in body:  # `Response.iter_raw` drops the empty heartbeats
         payloads = decoder.feed(piece)
-        if b"[DONE]" in payloads:
-            if last := payloads[: payloads.index(b"[DONE]")]:
+        last = [*takewhile(_is_not_the_end, payloads)]
+        if len(last) < len(payloads):
+            if last:
                 yield last
-            _read_to_the_end(pieces)
+            body.end()
             return
         if payloads or not piece or time.monotonic() > silent_again:
             yield payloads
             silent_again = time.monotonic() + QUIET_SECONDS
 
 
-def _read_to_the_end(pieces: Iterator[bytes]) -> None:
-    """Read the end of the body, if it is all that comes: then the connection can be used again."""
-    with suppress(httpx2.TransportError):
-        next(pieces, None)
-
-
-def _pieces(response: httpx2.Response) -> Iterator[bytes]:
-    """Yield the body as the transport does: `Response.iter_raw` drops the empty heartbeats."""
-    if not isinstance(response.stream, httpx2.SyncByteStream):
-        raise TypeError("the transport is synchronous")
-    yield from response.stream
+def _is_not_the_end(payload: bytes) -> bool:
+    return not payload.startswith(b"[DONE]")  # as OpenAI's SDKs look for it

@@ -12,7 +12,7 @@ from typing import NoReturn
 import h11
 import httpx2
 
-from chatport.domain.errors import CallerGone
+from chatport.domain.errors import CallerGone, CallerTooSlow
 
 from .dial import MOMENT, dialed
 
@@ -25,6 +25,15 @@ STILL_WANTED = "chatport.still_wanted"
 
 WITHIN_SECONDS = "chatport.within_seconds"
 """The extension of a request that says how long the call may take, if that is less."""
+
+RAW_FACTOR = 8
+"""How many bytes may come for each byte of an answer that is allowed; a chunk a byte has six."""
+
+READS_IN_A_ROW = 16
+"""Then others have their turn: a read that need not wait does not let them."""
+
+SENT_AT_ONCE = 65_536
+"""Bytes of a request that the provider must take before it counts as silent."""
 
 ERRORS_FROM = 400
 """RFC 9110: the statuses of errors."""
@@ -73,6 +82,9 @@ class Connection:
         self.limits = limits
         self.used_at = 0.0
         self._answered = self._complete = self._dry = False
+        self._began = self._away = 0.0
+        self._reads = self._arrived_bytes = 0
+        self._unread = False
         self._protocol = h11.Connection(h11.CLIENT, max_incomplete_event_size=MAX_HEADER_BYTES)
         _, host, port = origin
         try:
@@ -85,7 +97,9 @@ class Connection:
     def send(self, request: httpx2.Request) -> None:
         """Send the request's head and body."""
         self._answered = self._complete = self._dry = False
-        self.used_at = time.monotonic()
+        self.used_at = self._began = time.monotonic()
+        self._away = 0.0
+        self._arrived_bytes = 0
         head = h11.Request(
             method=request.method,
             target=request.url.raw_path,
@@ -94,33 +108,36 @@ class Connection:
         data = self._protocol.send(head) or b""
         data += self._protocol.send(h11.Data(data=request.read())) or b""
         data += self._protocol.send(h11.EndOfMessage()) or b""
-        self._socket.settimeout(self._remaining(self.limits.silence))
         try:
-            self._socket.sendall(data)
-        except TimeoutError:
-            raise httpx2.WriteTimeout("the provider reads too slowly") from None
-        except OSError:
-            return  # it may have answered before it read everything; if not, reading fails too
+            for start in range(0, len(data), SENT_AT_ONCE):
+                self._socket.settimeout(self._remaining(self.limits.silence))
+                self._socket.sendall(data[start : start + SENT_AT_ONCE])
+        except OSError as error:
+            self._unread = True  # it may have answered before it read everything
+            if isinstance(error, TimeoutError) and not self._has_answered():
+                raise httpx2.WriteTimeout("the provider reads too slowly") from None
+        self.used_at = time.monotonic()
 
     def head(self, still_wanted: Callable[[], bool] | None = None) -> h11.Response:
         """Wait for the answer's status and headers.
 
         Raises:
-            CallerGone: After a heartbeat of silence, they were not wanted any more.
+            CallerGone: After a heartbeat without them, they were not wanted any more.
         """
-        while True:
-            event = self._event()
-            if event is None:
-                self._check_silence()
-                if still_wanted is not None and not still_wanted():
-                    raise CallerGone
-            elif isinstance(event, h11.Response):
-                self._answered = True
-                _check_encoding(event)
-                return event
+        while not isinstance(event := self._event(), h11.Response):
+            self._check_silence()
+            if still_wanted is not None and not still_wanted():
+                raise CallerGone
+        self._answered = True
+        _check_encoding(event)
+        return event
 
     def body(self) -> Iterator[bytes]:
-        """Yield the answer's body as it arrives; an empty piece after each heartbeat of silence."""
+        """Yield the answer's body as it arrives; an empty piece after each heartbeat of silence.
+
+        Raises:
+            CallerTooSlow: The time is up, and most of it went by between two pieces.
+        """
         size = 0
         while (piece := self._arrived()) is not None:
             if not piece:
@@ -128,7 +145,9 @@ class Connection:
             size += len(piece)
             if size > self.limits.body_bytes:
                 raise ResponseTooLarge(f"more than {self.limits.body_bytes} bytes")
+            handed_over = time.monotonic()
             yield piece
+            self._away += time.monotonic() - handed_over
 
     def _arrived(self) -> bytes | None:
         """Return all of the body that is here, waiting a heartbeat for it; None at its end."""
@@ -148,7 +167,8 @@ class Connection:
 
     def reusable(self) -> bool:
         """Return whether both sides are done and willing; if so, get ready for the next call."""
-        if self._protocol.our_state is not h11.DONE or self._protocol.their_state is not h11.DONE:
+        states = {self._protocol.our_state, self._protocol.their_state}
+        if self._unread or states != {h11.DONE}:
             return False
         if self._protocol.trailing_data[0]:  # nobody asked for it; it would be the next answer
             return False
@@ -184,9 +204,7 @@ class Connection:
             while event is h11.NEED_DATA:
                 self._socket.settimeout(self._remaining(max(end - time.monotonic(), MOMENT)))
                 data = self._socket.recv(READ_BYTES)
-                self.used_at = time.monotonic()
-                self._protocol.receive_data(data)
-                self._dry = False
+                self._take(data)
                 event = self._protocol.next_event()
         except TimeoutError:
             return None
@@ -197,6 +215,26 @@ class Connection:
         except OSError:
             self._lost()
         return event
+
+    def _take(self, data: bytes) -> None:
+        self.used_at = time.monotonic()
+        self._arrived_bytes += len(data)
+        if self._arrived_bytes > RAW_FACTOR * self.limits.body_bytes + MAX_HEADER_BYTES:
+            raise ResponseTooLarge("too much that says nothing")
+        self._reads += 1
+        if self._reads % READS_IN_A_ROW == 0:
+            time.sleep(0)
+        self._protocol.receive_data(data)
+        self._dry = False
+
+    def _has_answered(self) -> bool:
+        """Return whether there is an answer to a request that the provider has not read."""
+        try:
+            self._socket.settimeout(0.0)
+            self._take(self._socket.recv(READ_BYTES))
+        except OSError:
+            return False
+        return True
 
     def _lost(self) -> NoReturn:
         """Say that the provider closed the connection: before it answered, or while it did."""
@@ -216,6 +254,8 @@ class Connection:
     def _remaining(self, at_most: float = float("inf")) -> float:
         remaining = self.deadline - time.monotonic()
         if remaining <= 0:
+            if 2 * self._away > time.monotonic() - self._began:
+                raise CallerTooSlow
             raise httpx2.ReadTimeout(f"not done within {self.limits.total} s")
         return min(remaining, at_most)
 

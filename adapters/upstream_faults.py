@@ -9,6 +9,7 @@ import logging
 import math
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from types import TracebackType
@@ -178,14 +179,16 @@ def _by_words(error: openai.APIStatusError) -> type[ChatportError] | None:
 
 def _told_seconds(headers: httpx2.Headers) -> float | None:
     """Return the provider's own waiting time, from 1 second to an hour; None if it names none."""
-    try:
-        if (milliseconds := headers.get("retry-after-ms")) is not None:
-            seconds = float(milliseconds) / 1000
-        else:
-            seconds = _seconds(headers["retry-after"])
-    except (KeyError, ValueError, OverflowError):
-        return None
-    return min(max(seconds, 1.0), 3600.0) if math.isfinite(seconds) else None
+    for name, read in (("retry-after-ms", _milliseconds), ("retry-after", _seconds)):
+        with suppress(KeyError, ValueError, OverflowError):
+            seconds = read(headers[name])
+            if math.isfinite(seconds):
+                return min(max(seconds, 1.0), 3600.0)
+    return None
+
+
+def _milliseconds(retry_after: str) -> float:
+    return float(retry_after) / 1000
 
 
 def _seconds(retry_after: str) -> float:

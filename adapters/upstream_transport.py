@@ -8,16 +8,34 @@ import ssl
 import time
 from collections import deque
 from collections.abc import Iterator
+from contextlib import closing, suppress
 
 import httpx2
 
-from .upstream_connection import STILL_WANTED, WITHIN_SECONDS, Connection, TransportLimits
+from .upstream_connection import (
+    ERRORS_FROM,
+    STILL_WANTED,
+    WITHIN_SECONDS,
+    Connection,
+    TransportLimits,
+)
 
 ENCODING = b"content-encoding"
 """Nothing is unpacked: what is compressed is refused, or is an error's text that nobody needs."""
 
 KEEP_IDLE = 1_000
 """Idle connections to keep: with 2,000 calls in flight on two processes, all of them."""
+
+
+BODY = "chatport.body"
+"""The extension of an answer that is its UpstreamBody."""
+
+ERROR_SECONDS = 2.0
+ERROR_BYTES = 1_000_000
+"""For the text of an error, which may break off: its status has said what matters."""
+
+END_SECONDS = 0.25
+"""For the end of a body after its last event; it commonly comes in the same packet."""
 
 
 class UpstreamTransport(httpx2.BaseTransport):
@@ -40,9 +58,13 @@ class UpstreamTransport(httpx2.BaseTransport):
         try:
             connection.send(request)
             head = connection.head(request.extensions.get(STILL_WANTED))
-            body = _Body(self, connection)
+            body = UpstreamBody(self, connection)
             headers = [field for field in head.headers.raw_items() if field[0].lower() != ENCODING]
-            return httpx2.Response(head.status_code, headers=headers, stream=body)
+            if head.status_code >= ERRORS_FROM:
+                text = body.beginning(ERROR_BYTES, ERROR_SECONDS)
+                return httpx2.Response(head.status_code, headers=headers, content=text)
+            told = {BODY: body}
+            return httpx2.Response(head.status_code, headers=headers, stream=body, extensions=told)
         except BaseException:
             connection.close()
             raise
@@ -96,7 +118,7 @@ class UpstreamTransport(httpx2.BaseTransport):
             return
 
 
-class _Body(httpx2.SyncByteStream):
+class UpstreamBody(httpx2.SyncByteStream):
     """An answer's body. Closing gives the connection back, or closes it if bytes are left."""
 
     def __init__(self, transport: UpstreamTransport, connection: Connection) -> None:
@@ -107,7 +129,33 @@ class _Body(httpx2.SyncByteStream):
         if self._connection is not None:
             yield from self._connection.body()
 
+    def beginning(self, most: int, seconds: float) -> bytes:
+        """Return what comes of the body in so many seconds, whatever happens to it, and close."""
+        text = bytearray()
+        self._hurry(seconds)
+        with closing(self), suppress(httpx2.TransportError):
+            for piece in self:
+                text += piece
+                if len(text) >= most:
+                    break
+        return bytes(text[:most])
+
+    def end(self) -> None:
+        """Read the end of a body of which nothing more is expected, if it comes in a moment.
+
+        Then the connection can be used again.
+        """
+        self._hurry(END_SECONDS)
+        with suppress(httpx2.TransportError):
+            next(iter(self), None)
+
     def close(self) -> None:
+        """Be done with it."""
         connection, self._connection = self._connection, None
         if connection is not None:
             self._transport.release(connection)
+
+    def _hurry(self, seconds: float) -> None:
+        if self._connection is not None:
+            latest = time.monotonic() + seconds
+            self._connection.deadline = min(self._connection.deadline, latest)

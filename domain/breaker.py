@@ -75,6 +75,10 @@ class Breaker:
             self._consecutive = 0
             self._failed_lately.append(False)
 
+    def _began(self, era: int) -> None:
+        if self._probing:
+            self._succeeded(era)
+
     def _failed(self, era: int, error: BaseException) -> None:
         seconds = _seconds_open(error)
         with self._lock:
@@ -113,10 +117,7 @@ class Breaker:
 
 
 class Call:
-    """One admitted call; tell what becomes of it.
-
-    A stream may fail after it has succeeded in beginning. What was told first of a probe counts.
-    """
+    """One admitted call; tell what becomes of it. What is told first of a probe counts."""
 
     def __init__(self, breaker: Breaker, era: int) -> None:
         self._breaker = breaker
@@ -125,6 +126,10 @@ class Call:
     def succeeded(self) -> None:
         """Note that the provider answered, be it with a refusal of the request."""
         self._breaker._succeeded(self._era)  # noqa: SLF001  # two halves of one thing
+
+    def began(self) -> None:
+        """Note that a stream says something: enough of a probe, which others wait for."""
+        self._breaker._began(self._era)  # noqa: SLF001  # as above
 
     def failed(self, error: BaseException) -> None:
         """Note how the call ended that did not succeed."""

@@ -269,13 +269,18 @@ def _watched(deltas: Iterator[Delta], call: Call, attempts: int) -> Generator[De
     """Yield the pieces, and tell the breaker what became of them."""
     if attempts > 1:
         yield Delta(attempts=attempts)
-    succeeded = False
+    begun = False
     try:
         for delta in deltas:
-            if not succeeded and delta != Delta():
-                call.succeeded()
-                succeeded = True
+            if not begun and (delta.text or delta.events or delta.finish_reason):
+                begun = True  # a head or a heartbeat is no answer yet
+                call.began()
             yield delta
+        call.succeeded()
     except UpstreamError as error:
         call.failed(error)
+        raise
+    except GeneratorExit:  # the client left, and the provider was doing well
+        if begun:
+            call.succeeded()
         raise

@@ -41,6 +41,7 @@ STATUS: dict[type[ChatportError], int] = {
     errors.IdempotencyKeyReused: 422,
     errors.ExchangeLost: 409,
     errors.CallerGone: 499,  # nginx's number for it; nobody reads this answer
+    errors.CallerTooSlow: 408,
     errors.ContentFiltered: 400,
     errors.ContextLengthExceeded: 400,
     errors.OperatorError: 500,
@@ -149,6 +150,7 @@ def _of_edge(error: BaseException) -> Fault | None:
 
 def log_defect(error: BaseException) -> None:
     """Log where an unexpected error came from. Its text may hold a prompt, its frames do not."""
+    error = getattr(error, "original_exception", None) or error  # Flask has wrapped it
     frames = traceback.extract_tb(error.__traceback__)
     where = " < ".join(f"{frame.name} ({frame.filename}:{frame.lineno})" for frame in frames[::-1])
     logger.error("unexpected %s in %s", type(error).__name__, where)

@@ -30,6 +30,7 @@ COMPLETION: Kinds = (
     errors.ContentFiltered,
     errors.ContextLengthExceeded,
     *IDEMPOTENCY,
+    errors.CallerTooSlow,
     errors.Overloaded,
     *STORAGE,
     *UPSTREAM,

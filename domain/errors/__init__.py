@@ -24,6 +24,7 @@ ChatportError
 │   ├── IdempotencyKeyReused    idempotency_key_reused
 │   ├── ExchangeLost            exchange_lost
 │   ├── CallerGone              client_gone
+│   │   └── CallerTooSlow       client_too_slow
 │   ├── ContentFiltered         content_filter
 │   └── ContextLengthExceeded   context_length_exceeded
 ├── OperatorError               whoever runs chatport repairs something
@@ -60,6 +61,7 @@ from .caller import (
     CallerExists,
     CallerGone,
     CallerNotFound,
+    CallerTooSlow,
     ContentFiltered,
     ContextLengthExceeded,
     ConversationBusy,
@@ -118,6 +120,7 @@ __all__ = [
     "CallerExists",
     "CallerGone",
     "CallerNotFound",
+    "CallerTooSlow",
     "ChatportError",
     "ContentFiltered",
     "ContextLengthExceeded",

@@ -238,3 +238,10 @@ class CallerGone(CallerError):
 
     code = "client_gone"
     message = "The client left before there was an answer."
+
+
+class CallerTooSlow(CallerGone):
+    """The client takes the answer so slowly that the time for all of it is up."""
+
+    code = "client_too_slow"
+    message = "The answer was not read in time; read faster, or ask for a shorter one."

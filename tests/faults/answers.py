@@ -225,6 +225,7 @@ def _ends(name: str, plain: Any, *data: bytes) -> Mode:
 
 ENDS = (
     _ends("gives no finish reason", completion(finish_reason=None), HEL, finished(None), DONE),
+    _ends("gives an empty finish reason", completion(finish_reason=""), HEL, finished(""), DONE),
     _ends("gives a number as finish reason", completion(finish_reason=5), HEL, finished(5), DONE),
     _ends(
         "gives a list as finish reason", completion(finish_reason=["stop"]), HEL, finished([]), DONE
@@ -336,6 +337,16 @@ FINE = (
     _framed("goes on after [DONE]", *HELLO, said("?"), DONE),
     _framed("tells the usage first", USAGE, *HELLO[:3], DONE),
     _framed("streams null", event(None), *HELLO),
+    _framed("writes a blank after [DONE]", said("Hello"), STOP, b"data: [DONE] \n\n"),
+    *(
+        _framed(
+            f"numbers its only choice {index!r}",
+            event({"choices": [{"index": index, "delta": {"content": "Hello"}}]}),
+            event({"choices": [{"index": index, "delta": {}, "finish_reason": "stop"}]}),
+            DONE,
+        )
+        for index in (None, 1, -1, "0")
+    ),
     _framed("finishes twice", *HELLO[:3], STOP, DONE),
     _speaks("says a NUL", "a\0b", "a\ufffdb"),
     _speaks("says half a surrogate pair", "a\ud83db", "a\ufffdb"),

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 
+from chatport.adapters.upstream_transport import ERROR_SECONDS
 from integration.faults import QUOTED, SOON, page, refusal
 from integration.upstream import Answer, Then
 from integration.wire import http, json_http
@@ -156,9 +157,24 @@ REFUSALS = (
     both(
         "closes within a refusal",
         Answer(b"HTTP/1.1 500 No\r\nContent-Length: 99\r\n\r\n{", then=Then.CLOSE),
-        failed("upstream_disconnected"),
+        _of_status(500, "upstream_error"),
     ),
-    both("sends 9 MB with a refusal", http("500 No", b" " * 9_000_000), INVALID),
+    both(
+        "hangs within a refusal",
+        Answer(b"HTTP/1.1 401 No\r\nContent-Length: 99\r\n\r\n{", then=Then.HANG),
+        _of_status(401, "upstream_auth_failed"),
+        within=ERROR_SECONDS + 1,
+    ),
+    both(
+        "sends a refusal in chunks that are none",
+        Answer(b"HTTP/1.1 429 No\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n"),
+        _of_status(429, "upstream_rate_limited"),
+    ),
+    both(
+        "sends 9 MB with a refusal",
+        http("500 No", b" " * 9_000_000),
+        _of_status(500, "upstream_error"),
+    ),
     both(
         "compresses a refusal",
         http("500 No", b"no gzip", "Content-Encoding: gzip"),

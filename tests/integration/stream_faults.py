@@ -111,6 +111,7 @@ STREAM_FAULTS = (
     Fault(
         "closes within the body of a refusal",
         Answer(b"HTTP/1.1 500 Oops\r\nContent-Length: 99\r\n\r\n{", then=Then.CLOSE),
-        UpstreamDisconnected,
+        UpstreamError,
+        status=500,
     ),
 )

@@ -1,15 +1,23 @@
 """The transport's own bounds, with limits that a test can wait for."""
 
 import socket
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 
 import httpx2
 import pytest
+from pytest_mock import MockerFixture
 
-from chatport.adapters.upstream_connection import ResponseTooLarge, TransportLimits
-from chatport.adapters.upstream_transport import UpstreamTransport
+from chatport.adapters.upstream_connection import STILL_WANTED, ResponseTooLarge, TransportLimits
+from chatport.adapters.upstream_transport import (
+    BODY,
+    END_SECONDS,
+    UpstreamBody,
+    UpstreamTransport,
+)
+from chatport.domain.errors import CallerGone, CallerTooSlow
 
 from .upstream import Answer, Then, Upstream
 from .wire import EVENTS_HEAD, LAST_CHUNK, chunk, chunks, http
@@ -209,3 +217,152 @@ def test_closing_the_transport_closes_idle_connections(upstream: Upstream) -> No
     read(transport, upstream)
     transport.close()
     assert upstream.sees_the_end_of(1, within=1.0)
+
+
+def read_at_leisure(received: Iterator[bytes], seconds: float) -> None:
+    for _ in received:
+        time.sleep(seconds)
+
+
+def test_a_client_that_is_slow_is_to_blame_when_the_time_is_up(upstream: Upstream) -> None:
+    upstream.plays(Answer(EVENTS_HEAD + chunk(b"Hel"), drip=chunk(b"lo")))
+    limits = TransportLimits(total=0.3)
+    with body(upstream, limits) as received, pytest.raises(CallerTooSlow):
+        read_at_leisure(received, 0.1)
+
+
+def test_a_provider_that_is_slow_is_to_blame_although_the_client_took_some_time(
+    upstream: Upstream,
+) -> None:
+    upstream.plays(Answer(EVENTS_HEAD + chunk(b"Hel"), then=Then.HANG))
+    limits = TransportLimits(total=0.5, heartbeat=0.1)
+    with body(upstream, limits) as received, pytest.raises(httpx2.ReadTimeout):
+        read_at_leisure(received, 0.01)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        Answer(EVENTS_HEAD + chunk(b"Hel") + b"5;", drip=b"a"),
+        Answer(EVENTS_HEAD + chunk(b"Hel") + b"0\r\nA: ", drip=b"a"),
+        Answer(EVENTS_HEAD + chunk(b"Hel") + b"5", drip=b"0"),
+    ],
+    ids=["an extension", "a trailer", "a size"],
+)
+def test_what_drips_between_two_pieces_is_silence_to_the_client(
+    upstream: Upstream, answer: Answer
+) -> None:
+    upstream.plays(answer)
+    with body(upstream, TransportLimits(heartbeat=0.05)) as received:
+        assert [next(received) for _ in range(4)] == [b"Hel", b"", b"", b""]
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        Answer(b"HTTP/1.1 200 OK\r\nA: ", drip=b"a"),
+        Answer(b"", drip=b"HTTP/1.1 102 Wait\r\n\r\n"),
+    ],
+    ids=["a header", "interim answers"],
+)
+def test_a_client_that_leaves_while_a_head_drips_ends_the_call(
+    upstream: Upstream, answer: Answer
+) -> None:
+    upstream.plays(answer)
+    looks = iter([True, True, False])
+    request = httpx2.Request(
+        "POST", upstream.url, content=b"{}", extensions={STILL_WANTED: lambda: next(looks)}
+    )
+    limits = TransportLimits(heartbeat=0.05)
+    with closing(UpstreamTransport(limits)) as transport, pytest.raises(CallerGone):
+        transport.handle_request(request)
+    assert upstream.sees_the_end_of(1)
+
+
+@pytest.mark.parametrize(
+    ("head", "flood"),
+    [
+        (b"", b"HTTP/1.1 102 Wait\r\n\r\n" * 1000),
+        (EVENTS_HEAD, b"1;%b\r\nx\r\n" % (b"a" * 1000) * 100),
+    ],
+    ids=["interim answers", "chunk extensions"],
+)
+def test_a_flood_that_says_nothing_has_an_end_and_leaves_others_their_turn(
+    upstream: Upstream, mocker: MockerFixture, head: bytes, flood: bytes
+) -> None:
+    upstream.plays(Answer(head + flood * 200, then=Then.HANG))
+    turns = mocker.spy(time, "sleep")
+    limits = TransportLimits(body_bytes=100_000)
+    with closing(UpstreamTransport(limits)) as transport, pytest.raises(ResponseTooLarge):
+        read(transport, upstream)
+    assert mocker.call(0) in turns.call_args_list
+
+
+def test_the_status_of_an_error_counts_whatever_becomes_of_its_text(upstream: Upstream) -> None:
+    upstream.plays(Answer(b"HTTP/1.1 503 No\r\nContent-Length: 99\r\n\r\n{", then=Then.CLOSE))
+    with closing(UpstreamTransport(TransportLimits())) as transport:
+        response = send(transport, upstream)
+        assert (response.status_code, response.content) == (503, b"{")
+        upstream.plays(Answer(http("503 No", b"whole")), Answer(FIVE_BYTES))
+        assert send(transport, upstream).content == b"whole"
+        assert read(transport, upstream) == b"Hello"
+    assert upstream.connections == 2
+
+
+def test_an_end_that_does_not_come_is_not_waited_for(upstream: Upstream) -> None:
+    upstream.plays(Answer(EVENTS_HEAD + chunk(b"Hel"), drip=b""))
+    with closing(UpstreamTransport(TransportLimits())) as transport:
+        with closing(send(transport, upstream)) as response:
+            whole: UpstreamBody = response.extensions[BODY]
+            assert next(iter(whole)) == b"Hel"
+            began = time.monotonic()
+            whole.end()
+            assert time.monotonic() - began < END_SECONDS + 1
+        assert upstream.sees_the_end_of(1)
+
+
+def test_a_request_that_flows_has_more_time_than_one_that_stands_still() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        server.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        port = server.getsockname()[1]
+        thread = threading.Thread(target=_read_slowly, args=[server], daemon=True)
+        thread.start()
+        content = b"{}".ljust(12_000_000)
+        request = httpx2.Request("POST", f"http://127.0.0.1:{port}/", content=content)
+        limits = TransportLimits(silence=1.0)
+        with (
+            closing(UpstreamTransport(limits)) as transport,
+            closing(transport.handle_request(request)) as response,
+        ):
+            assert b"".join(pieces(response)) == b"Hello"
+        thread.join()
+
+
+def _read_slowly(server: socket.socket) -> None:
+    connection, _ = server.accept()
+    with connection:
+        left = 12_000_000
+        while left > 0:
+            left -= len(connection.recv(1_000_000, socket.MSG_WAITALL))
+            time.sleep(0.15)
+        connection.sendall(FIVE_BYTES)
+
+
+def test_an_answer_that_comes_before_the_request_was_read_is_read() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        connections: list[socket.socket] = []
+
+        def refuse() -> None:
+            connection, _ = server.accept()
+            connections.append(connection)
+            connection.sendall(http("413 Too Much", b""))
+
+        thread = threading.Thread(target=refuse, daemon=True)
+        thread.start()
+        content = b"{}".ljust(12_000_000)
+        request = httpx2.Request("POST", f"http://127.0.0.1:{port}/", content=content)
+        with closing(UpstreamTransport(TransportLimits(silence=0.3))) as transport:
+            assert transport.handle_request(request).status_code == 413
+        thread.join()
+        connections[0].close()

@@ -1,14 +1,14 @@
 """Second attempts, failover and the breaker, as a service sees them."""
 
 import threading
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import pytest
 
 from chatport.adapters import MemoryStore, Script, ScriptedGateway
-from chatport.domain import ChatRequest, CompletionRequest, Upstream, Upstreams
+from chatport.domain import ChatRequest, CompletionRequest, Delta, Upstream, Upstreams
 from chatport.domain.errors import (
     ChatportError,
     ContentFiltered,
@@ -176,6 +176,83 @@ def test_a_provider_that_is_left_alone_is_not_called(clock: FakeClock, *, stream
     assert (raised.value.retry_after_seconds, raised.value.attempts) == (10, 0)
     assert len(gateway.calls) == 5
     assert several.condition() == "degraded: n0 is left alone for now (upstream_timeout)"
+
+
+class Speechless(ScriptedGateway):
+    """Sends its head and a heartbeat, and perhaps a word, before each stream's script."""
+
+    def __init__(self, *scripts: Script | str, word: str = "") -> None:
+        super().__init__(*scripts)
+        self._word = word
+
+    @contextmanager
+    def stream(self, request: CompletionRequest) -> Iterator[Iterator[Delta]]:
+        script = self._next(request)
+
+        def deltas() -> Iterator[Delta]:
+            yield from (Delta(upstream_request_id="req_1"), Delta(), Delta(text=self._word))
+            if script.raises is not None:
+                raise script.raises
+            yield Delta(text="".join(script.chunks), finish_reason="stop")
+
+        yield deltas()
+
+
+@pytest.mark.parametrize("word", ["", "Hel"])
+def test_a_provider_whose_streams_all_end_in_silence_is_left_alone(
+    clock: FakeClock, word: str
+) -> None:
+    gateway = Speechless(Script(raises=UpstreamTimeout()), word=word)
+    several = upstreams(clock, gateway)
+    for _ in range(5):
+        with pytest.raises(UpstreamTimeout):
+            ask(several, stream=True)
+    with pytest.raises(UpstreamUnavailable):
+        ask(several, stream=True)
+    assert len(gateway.calls) == 5
+
+
+def test_a_head_alone_does_not_bring_a_provider_back(clock: FakeClock) -> None:
+    gateway = Speechless(Script(raises=UpstreamTimeout()))
+    several = upstreams(clock, gateway)
+    for _ in range(5):
+        with pytest.raises(UpstreamTimeout):
+            ask(several, stream=True)
+    clock.passed += 10
+    with several.stream(REQUEST) as probe:
+        next(probe)
+        with pytest.raises(UpstreamUnavailable):
+            ask(several, stream=True)
+    assert several.condition() != "ok"
+
+
+def test_a_first_word_brings_a_provider_back(clock: FakeClock) -> None:
+    gateway = Speechless(*[Script(raises=UpstreamTimeout())] * 5, "fine", word="Hel")
+    several = upstreams(clock, gateway)
+    for _ in range(5):
+        with pytest.raises(UpstreamTimeout):
+            ask(several, stream=True)
+    clock.passed += 10
+    with several.stream(REQUEST) as probe:
+        while not next(probe).text:
+            pass
+        assert several.condition() == "ok"
+        assert ask(several, stream=True) == ("Helfine", 1)
+
+
+def test_streams_that_clients_leave_are_good_news_of_the_provider(clock: FakeClock) -> None:
+    fails = Script(raises=UpstreamTimeout())
+    gateway = ScriptedGateway(*[fails] * 4, "left", *[fails] * 4, "fine")
+    several = upstreams(clock, gateway)
+    for _ in range(4):
+        with pytest.raises(UpstreamTimeout):
+            ask(several, stream=True)
+    with several.stream(REQUEST) as deltas:
+        next(deltas)
+    for _ in range(4):
+        with pytest.raises(UpstreamTimeout):
+            ask(several, stream=True)
+    assert ask(several, stream=True) == ("fine", 1)
 
 
 def test_a_provider_that_is_back_is_asked_again(clock: FakeClock, *, stream: bool) -> None:
