@@ -13,7 +13,7 @@ from .client_presence import still_there
 from .faults import Fault, seed_body
 from .idempotency import mark_replayed, once
 from .limit_headers import limit_headers
-from .request_body import body_bytes, parsed_object
+from .request_body import parsed_object
 from .wire import CompletionBody, checked
 
 PATH = "/openai-completion"
@@ -25,15 +25,14 @@ def blueprint(service: ChatService) -> Blueprint:
 
     @api.post(PATH)
     def openai_completion() -> Response:
-        sent = body_bytes()
-        body = checked(CompletionBody, parsed_object(sent))
+        body = checked(CompletionBody, parsed_object(g.body))
         chat = ChatRequest(
             prompt=body.prompt,
             user_id=body.user_id or None,
             caller=g.caller,
             route=PATH,
             request_id=g.line.request_id,
-            once=once(sent),
+            once=once(g.body),
             still_wanted=still_there(request.environ),
         )
         if body.stream:

@@ -2,8 +2,10 @@
 
 import secrets
 from collections.abc import Callable
+from contextlib import ExitStack
 from functools import partial
 from http import HTTPStatus
+from typing import Any
 
 from flask import Flask, Response, abort, g, json, request
 from flask.json.provider import DefaultJSONProvider
@@ -12,6 +14,7 @@ from werkzeug.middleware.proxy_fix import ProxyFix
 from chatport.domain.callers import ANONYMOUS, Caller, Role
 from chatport.domain.chat import ChatService
 from chatport.domain.errors import InvalidApiKey, NotPermitted
+from chatport.domain.text import is_storable
 
 from . import admin_api, completion_api, conversations_api, docs_api, openai_api, ops_api
 from .access_log import AccessLine
@@ -20,7 +23,7 @@ from .faults import BadRequest, fault_of, openai_answer, seed_body
 from .idempotency import mark_replayed
 from .limit_headers import limit_headers
 from .overload import Overload
-from .request_body import MAX_BODY_BYTES
+from .request_body import MAX_BODY_BYTES, body_bytes
 from .routes import COMPLETIONS, Access, access_of
 
 HEADERS = {
@@ -46,6 +49,11 @@ class _JSON(DefaultJSONProvider):
 
     ensure_ascii = False
     sort_keys = False
+
+    def dumps(self, obj: Any, **kwargs: Any) -> str:
+        """Return the JSON; half a surrogate pair, which a provider may have sent, as an escape."""
+        text = super().dumps(obj, **kwargs)
+        return text if is_storable(text) else super().dumps(obj, ensure_ascii=True, **kwargs)
 
 
 def create_app(
@@ -77,8 +85,11 @@ def create_app(
         app.wsgi_app = ProxyFix(app.wsgi_app, x_for=proxy_hops, x_proto=0)  # type: ignore[method-assign]  # Flask's documented way
     app.before_request(_begin)
     if overload is not None:
-        app.before_request(partial(_enter, overload))
+        app.before_request(partial(_look_for_a_place, overload))
     app.before_request(partial(_let_in, authenticate))
+    app.before_request(_read)
+    if overload is not None:
+        app.before_request(partial(_take_a_place, overload))
     app.after_request(_finish)
     app.register_error_handler(Exception, _answer_error)
     app.register_blueprint(completion_api.blueprint(service))
@@ -93,17 +104,34 @@ def create_app(
 
 def _begin() -> None:
     g.line = AccessLine(secrets.token_hex(16))
+    g.closing = ExitStack()  # the last first, and each whatever becomes of the others
+    g.closing.callback(g.line.write)
     if not request.query_string.isascii():
         raise BadRequest("invalid_encoding", "The query must be ASCII: other bytes go as %XX.")
     if request.environ.get("PATH_INFO", "").startswith("//"):
         abort(HTTPStatus.NOT_FOUND)  # werkzeug would take it for one slash; a proxy's rules do not
 
 
-def _enter(overload: Overload) -> None:
-    """Take a place among those who are answered, before anything else costs time."""
-    if request.url_rule is not None and request.url_rule.rule in COMPLETIONS:
+def _asks_for_a_completion() -> bool:
+    return request.url_rule is not None and request.url_rule.rule in COMPLETIONS
+
+
+def _look_for_a_place(overload: Overload) -> None:
+    """Refuse where as many are being answered as may be, before anything else costs time."""
+    if _asks_for_a_completion():
+        overload.check()
+
+
+def _read() -> None:
+    """Read all of what is asked; who is still sending is not being answered yet."""
+    if _asks_for_a_completion():
+        g.body = body_bytes()
+
+
+def _take_a_place(overload: Overload) -> None:
+    if _asks_for_a_completion():
         overload.enter()
-        g.overload = overload
+        g.closing.callback(overload.leave)
 
 
 def _let_in(authenticate: Authenticate) -> None:
@@ -123,13 +151,11 @@ def _let_in(authenticate: Authenticate) -> None:
 
 
 def _finish(response: Response) -> Response:
+    response.call_on_close(g.closing.close)
     for name, value in HEADERS.items():
         response.headers.setdefault(name, value)
     response.headers["X-Request-Id"] = g.line.request_id
     g.line.describe(request, response.status_code)
-    response.call_on_close(g.line.write)
-    if "overload" in g:
-        response.call_on_close(g.overload.leave)
     return response
 
 

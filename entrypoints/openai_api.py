@@ -15,7 +15,6 @@ from .client_presence import still_there
 from .idempotency import mark_replayed, once
 from .limit_headers import limit_headers
 from .relayed_request import read
-from .request_body import body_bytes
 
 CHAT_COMPLETIONS = "/v1/chat/completions"
 
@@ -26,9 +25,8 @@ def blueprint(service: ChatService) -> Blueprint:
 
     @api.post(CHAT_COMPLETIONS)
     def chat_completions() -> Response:
-        body = body_bytes()
         pseudonym = partial(service.pseudonym, g.caller.name)
-        asked = read(body, pseudonym, service.max_output_tokens)
+        asked = read(g.body, pseudonym, service.max_output_tokens)
         chat = ChatRequest(
             prompt=asked.prompt,
             user_id=asked.user_id,
@@ -36,7 +34,7 @@ def blueprint(service: ChatService) -> Blueprint:
             route=CHAT_COMPLETIONS,
             request_id=g.line.request_id,
             relay=asked.relay,
-            once=once(body),
+            once=once(g.body),
             still_wanted=still_there(request.environ),
         )
         if asked.stream:

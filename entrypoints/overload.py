@@ -38,7 +38,12 @@ class Overload:
         self._counts[number % SLOTS] = 0
 
     def enter(self) -> None:
-        """Count one more request.
+        """Count one more request; raise as `check` does."""
+        self.check()
+        self._counts[self._slot] += 1
+
+    def check(self) -> None:
+        """Return if there is room for one more.
 
         Raises:
             Overloaded: As many as are allowed are in flight.
@@ -46,7 +51,6 @@ class Overload:
         if sum(self._counts) >= self._most:
             wait = random.uniform(SHORTEST_WAIT, LONGEST_WAIT)  # noqa: S311  # nobody gains from guessing it
             raise Overloaded(retry_after_seconds=wait)
-        self._counts[self._slot] += 1
 
     def leave(self) -> None:
         """Count one less."""

@@ -1,16 +1,20 @@
 """Answering with server-sent events."""
 
 import json
+import logging
 from collections.abc import Callable, Iterator
 
 from flask import Response, g
 
+from chatport.domain.errors import ChatportError
 from chatport.domain.stream import ChatStream
 
 from .access_log import AccessLine
 from .faults import Fault, fault_of
 from .idempotency import mark_replayed
 from .limit_headers import limit_headers
+
+logger = logging.getLogger(__name__)
 
 HEARTBEAT = b": ping\n\n"
 """A comment. A server notices that the client has left only when it writes."""
@@ -36,8 +40,16 @@ def answer(
     response.headers["X-Accel-Buffering"] = "no"  # tells nginx to pass each event on at once
     response.headers.update(limit_headers(stream.allowances))
     mark_replayed(response, replayed=stream.replayed)
-    response.call_on_close(stream.close)
+    g.closing.callback(_close, stream)
     return response
+
+
+def _close(stream: ChatStream) -> None:
+    """Close a stream; that its outcome could not be kept is for the log, since nobody listens."""
+    try:
+        stream.close()
+    except ChatportError as error:
+        logger.warning("the outcome of %s was not kept: %s", stream.exchange_id, error.code)
 
 
 def with_error(

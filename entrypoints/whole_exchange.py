@@ -20,9 +20,12 @@ def request_of(text: RequestText) -> Any:
 
 
 def response_of(exchange: Exchange) -> Any:
-    """Return the provider's answer; a streamed one as it would have been in one piece."""
-    pieces = [json.loads(piece) for piece in exchange.answer]
-    if len(pieces) == 1 and "chunk" not in pieces[0].get("object", ""):
+    """Return the provider's answer; a streamed one as it would have been in one piece.
+
+    NaN and its like, which some send although they are not JSON, become text.
+    """
+    pieces = [json.loads(piece, parse_constant=str) for piece in exchange.answer]
+    if len(pieces) == 1 and "chunk" not in str(pieces[0].get("object")):
         return pieces[0]
     return assembled(pieces) if pieces else None
 
@@ -30,12 +33,13 @@ def response_of(exchange: Exchange) -> Any:
 def assembled(chunks: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
     """Return the completion that the chunks of a stream add up to."""
     whole: dict[str, Any] = {}
-    choices: dict[int, dict[str, Any]] = {}
+    choices: dict[str, dict[str, Any]] = {}
     for chunk in chunks:
         whole.update({name: value for name, value in chunk.items() if value is not None})
         for choice in chunk.get("choices") or ():
-            _add_choice(choices.setdefault(choice.get("index", 0), {}), choice)
-    ordered = [choices[index] for index in sorted(choices)]
+            index = choice.get("index")
+            _add_choice(choices.setdefault(str(index or 0), {}), choice)
+    ordered = [choices[index] for index in sorted(choices, key=lambda index: (len(index), index))]
     return {**whole, "object": "chat.completion", "choices": ordered}
 
 

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from werkzeug.test import TestResponse
 
-from chatport.adapters import MemoryStore
+from chatport.adapters import MemoryStore, Script, ScriptedGateway
 from chatport.domain import Exchange, HistoryBounds, Role, State, Usage
 from chatport.domain.errors import CallerExists, CallerNotFound, ExchangeNotFound, StorageReadOnly
 from chatport.domain.keys import hash_secret, parse_key
@@ -315,6 +315,32 @@ def test_an_exchange_is_shown_whole_with_request_and_response(console: Console) 
     assert shown["response"] == chat.json
     (listed,) = console.get("/admin/log")["exchanges"]
     assert listed == {name: shown[name] for name in shown.keys() - {"request", "response"}}
+
+
+@pytest.mark.parametrize(
+    ("events", "said"),
+    [
+        ((b'"\\ud83d"', b'"\\ude00"'), "\U0001f600"),
+        ((b'"a\\ud83d"',), "a\ud83d"),
+        ((b'"a","score":NaN',), "a"),
+    ],
+    ids=["a pair in two pieces", "half a pair", "NaN"],
+)
+def test_an_answer_that_is_no_good_unicode_or_json_is_shown_all_the_same(
+    events: tuple[bytes, ...], said: str
+) -> None:
+    pieces = [b'{"choices":[{"index":0,"delta":{"content":%b}}]}' % event for event in events]
+    end = b'{"choices":[{"index":0,"delta":{},"finish_reason":"stop"}]}'
+    console = Console(Site(gateway=ScriptedGateway(Script(events=(*pieces, end)))))
+    request = {"model": "m", "messages": [{"role": "user", "content": "Hi"}], "stream": True}
+    key = bearer(console.site.key("shop"))
+    chat = console.client.post("/v1/chat/completions", json=request, headers=key)
+    assert b"[DONE]" in chat.data
+    shown = console.open("GET", f"/admin/log/{chat.headers['X-Request-Id']}")
+    message = json.loads(shown.data, parse_constant=pytest.fail)["response"]["choices"][0][
+        "message"
+    ]
+    assert message["content"] == said
 
 
 @pytest.mark.parametrize("id_", ["f" * 32, "x", "..", "%00", "%FF", "' OR 1=1 --", "a" * 5000])

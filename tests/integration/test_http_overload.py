@@ -4,6 +4,7 @@ import io
 import json
 import logging
 from collections.abc import Callable
+from contextlib import closing
 from typing import Any
 
 import pytest
@@ -50,9 +51,9 @@ def client_of(gateway: ScriptedGateway, store: MemoryStore | None = None) -> Fla
 
 def answers(client: FlaskClient) -> bool:
     """Return whether there is a place."""
-    status = client.post(PATH, json={"prompt": "Another"}).status_code
-    assert status in {200, 503}
-    return status == 200
+    with closing(client.post(PATH, json={"prompt": "Another"})) as response:
+        assert response.status_code in {200, 503}
+        return response.status_code == 200
 
 
 @BOTH

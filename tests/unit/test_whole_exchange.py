@@ -1,10 +1,12 @@
 """A streamed answer put together again, with the SDK as the judge."""
 
 import json
+import math
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
+import pytest
 from openai.lib.streaming.chat import ChatCompletionStreamState
 from openai.types.chat import ChatCompletionChunk
 
@@ -139,3 +141,23 @@ def test_a_request_has_its_messages_where_they_were() -> None:
     }
     no_messages = replace(whole.request, messages=[])
     assert request_of(no_messages)["messages"] == []
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        {"object": None},
+        {"object": 5},
+        {"choices": [{"index": None, "delta": {"content": "x"}}, {"index": 1, "delta": {}}]},
+        {"choices": [{"index": "0", "delta": {}}, {"index": [], "delta": {}}, {"index": {}}]},
+    ],
+)
+@pytest.mark.parametrize("before", [(), (HEAD,)])
+def test_any_answer_that_was_taken_can_be_shown(odd: dict[str, Any], before: Any) -> None:
+    shown = response_of(exchange(*before, odd, stream=bool(before)))
+    assert json.loads(json.dumps(shown, allow_nan=False)) == shown
+
+
+def test_what_is_no_json_is_shown_as_text() -> None:
+    stored = exchange({"object": "chat.completion", "score": math.nan}, stream=False)
+    assert response_of(stored)["score"] == "NaN"
