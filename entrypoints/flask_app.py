@@ -1,5 +1,6 @@
 """The Flask application: what is the same for every route."""
 
+import re
 import secrets
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -34,6 +35,9 @@ HEADERS = {
 }
 """On every answer: nothing here is a page, and nothing may be kept by a browser or a proxy."""
 
+
+HOST = re.compile(r"(?:\[[0-9A-Fa-f:.]+\]|[\w.~%!$&'()*+,;=-]*)(?::\d*)?", re.ASCII)
+"""RFC 9110, section 7.2, and RFC 3986, section 3.2.2: a name or an address, and a port."""
 
 Authenticate = Callable[[str | None, str], Caller]
 """Takes the header Authorization, if there is one, and the address; returns who is asking."""
@@ -108,6 +112,11 @@ def _begin() -> None:
     g.closing.callback(g.line.write)
     if not request.query_string.isascii():
         raise BadRequest("invalid_encoding", "The query must be ASCII: other bytes go as %XX.")
+    host = request.environ.get("HTTP_HOST")
+    if host is None and request.environ.get("SERVER_PROTOCOL") == "HTTP/1.1":
+        raise BadRequest("bad_request", "The request names no Host, as HTTP/1.1 asks for.")
+    if not HOST.fullmatch(host or ""):
+        raise BadRequest("bad_request", "The Host of the request is none.")
     if request.environ.get("PATH_INFO", "").startswith("//"):
         abort(HTTPStatus.NOT_FOUND)  # werkzeug would take it for one slash; a proxy's rules do not
 

@@ -7,6 +7,7 @@ from contextlib import AbstractContextManager, nullcontext
 from http import HTTPStatus
 from typing import Any
 
+from gevent import GreenletExit
 from gunicorn import util
 from gunicorn.app.base import BaseApplication
 from gunicorn.glogging import Logger
@@ -15,7 +16,8 @@ from gunicorn.workers.base_async import AsyncWorker
 from gunicorn.workers.ggevent import GeventWorker
 
 from .client_deadlines import Client, WholeBody
-from .faults import BadRequest, fault_of, openai_body
+from .completion_api import PATH
+from .faults import BadRequest, fault_of, openai_body, seed_body
 
 logger = logging.getLogger(__name__)
 
@@ -50,6 +52,11 @@ class Worker(GeventWorker):  # type: ignore[misc]  # gunicorn has no types
         self.cfg.set("graceful_timeout", self.cfg.graceful_timeout - KILL_SECONDS)
         super().init_process()
 
+    def handle_quit(self, _sig: int, _frame: Any) -> None:
+        """Stop as `handle_exit` does, but wait for nobody: Ctrl-C, SIGINT or SIGQUIT."""
+        self.cfg.set("graceful_timeout", 0)
+        self.alive = False
+
     def timeout_ctx(self) -> AbstractContextManager[None]:
         """Leave it to the client's own deadlines to end a wait."""
         return nullcontext()
@@ -60,6 +67,9 @@ class Worker(GeventWorker):  # type: ignore[misc]  # gunicorn has no types
 
     def handle_request(self, listener_name: Any, req: Any, sock: Any, addr: Any) -> None:
         """Answer a request, and close if what follows its answer cannot be the next one."""
+        _check_coding(req)
+        if "close" in _connection_options(req):
+            req.force_close()
         req.body = WholeBody(req)
         try:
             super().handle_request(listener_name, req, sock, addr)
@@ -67,6 +77,9 @@ class Worker(GeventWorker):  # type: ignore[misc]  # gunicorn has no types
             if not req.body.is_read():
                 sock.linger()
             raise
+        if not sock.answering:  # it was killed before it had an answer
+            self.handle_error(req, sock, addr, GreenletExit())
+            req.force_close()
         if not req.body.drain():
             sock.linger()
             req.force_close()
@@ -74,11 +87,12 @@ class Worker(GeventWorker):  # type: ignore[misc]  # gunicorn has no types
             req.force_close()  # a worker that is to stop waits for its connections to end
         sock.await_next()
 
-    def handle_error(self, _req: Any, client: Any, _addr: Any, exc: BaseException) -> None:
+    def handle_error(self, req: Any, client: Any, _addr: Any, exc: BaseException) -> None:
         """Answer a request that did not reach the application, or broke on its way out."""
         client.linger()
+        path = getattr(req or getattr(exc, "req", None), "path", None)
         try:
-            util.write_nonblock(client, _response(exc))
+            util.write_nonblock(client, _response(exc, seed=path == PATH))
         except OSError:
             logger.info("the client left before it could be told of an error")
 
@@ -101,7 +115,27 @@ class Server(BaseApplication):  # type: ignore[misc]  # gunicorn has no types
         return self._app
 
 
-def _response(exc: BaseException) -> bytes:
+def _headers(req: Any, name: str) -> list[str]:
+    return [value for key, value in req.headers if key == name]
+
+
+def _connection_options(req: Any) -> set[str]:
+    listed = ",".join(_headers(req, "CONNECTION")).lower()
+    return {option.strip() for option in listed.split(",")}
+
+
+def _check_coding(req: Any) -> None:
+    """Refuse a body that is coded in more than chunks; gunicorn would hand it on as it is.
+
+    Raises:
+        errors.UnsupportedTransferCoding: It is.
+    """
+    for coding in _headers(req, "TRANSFER-ENCODING"):
+        if coding.strip().lower() != "chunked":
+            raise errors.UnsupportedTransferCoding(coding)
+
+
+def _response(exc: BaseException, *, seed: bool) -> bytes:
     if type(exc).__module__ == errors.__name__:
         status = next((STATUS[kind] for kind in STATUS if isinstance(exc, kind)), 400)
         logger.warning("refused a request: %s", type(exc).__name__)
@@ -111,10 +145,11 @@ def _response(exc: BaseException) -> bytes:
         )
     else:
         fault = fault_of(exc)
-    body = json.dumps(openai_body(fault)).encode()
+    request_id = secrets.token_hex(16)
+    body = json.dumps(seed_body(fault, request_id) if seed else openai_body(fault)).encode()
     head = (
         f"HTTP/1.1 {fault.status} {HTTPStatus(fault.status).phrase}\r\nConnection: close\r\n"
         f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n"
-        f"Cache-Control: no-store\r\nX-Request-Id: {secrets.token_hex(16)}\r\n\r\n"
+        f"Cache-Control: no-store\r\nX-Request-Id: {request_id}\r\n\r\n"
     )
     return head.encode("ascii") + body

@@ -176,6 +176,9 @@ def _serve_with_gunicorn(settings: Settings, serving: Serving) -> None:
             "graceful_timeout": GRACEFUL_SECONDS,
             "preload_app": True,
             "control_socket_disable": True,
+            # Nobody is believed what a proxy may say; CHATPORT_PROXY_HOPS is for addresses alone.
+            "forwarder_headers": "",
+            "secure_scheme_headers": {},
             # A worker that replaces a killed one closes what that one left open.
             "post_worker_init": lambda _worker: parts.store.recover(datetime.now(UTC)),
             **hooks(overload),

@@ -54,17 +54,19 @@ def begin(service: Any, n: int, clients: ExitStack) -> Any:
     return path, response
 
 
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT, signal.SIGQUIT])
 def test_every_stream_that_cannot_be_finished_is_told_and_has_its_outcome(
     serve: Callable[..., Any],
     provider: Any,
     clients: ExitStack,
     monkeypatch: pytest.MonkeyPatch,
+    how: signal.Signals,
 ) -> None:
     monkeypatch.setattr(conftest, "CHATPORT", [sys.executable, "-c", IMPATIENT])
     service = serve(**UNLIMITED)
     provider.gate.clear()
     streams = [begin(service, n, clients) for n in range(STREAMS)]
-    service.process.send_signal(signal.SIGTERM)
+    service.process.send_signal(how)
     for path, response in streams:
         last = response.read().decode().strip().split("\n\n")[-1]
         name, _, data = last.rpartition("data: ")
@@ -78,6 +80,33 @@ def test_every_stream_that_cannot_be_finished_is_told_and_has_its_outcome(
     with closing(sqlite3.connect(service.folder / "chatport.db")) as database:
         outcomes = Counter(database.execute("SELECT state, error_code, reply <> '' FROM exchange"))
     assert outcomes == {("interrupted", "server_shutdown", 1): STREAMS}
+
+
+def test_who_waits_for_a_whole_answer_is_told_of_a_stop_too(
+    serve: Callable[..., Any], provider: Any, clients: ExitStack
+) -> None:
+    service = serve(**UNLIMITED)
+    provider.gate.clear()
+    waiting = []
+    for path, body in (
+        (SEED, {"user_id": "ada", "prompt": "Hello"}),
+        (OPENAI, {"model": "m", "messages": [{"role": "user", "content": "Hello"}]}),
+    ):
+        connection = clients.enter_context(closing(service.connect()))
+        connection.request("POST", path, json.dumps(body), {"Content-Type": "application/json"})
+        waiting.append(connection)
+    while len(provider.prompts) < len(waiting):
+        pass
+    service.process.send_signal(signal.SIGINT)
+    seed, openai = (connection.getresponse() for connection in waiting)
+    assert (seed.status, openai.status) == (503, 503)
+    assert json.loads(seed.read())["code"] == "server_shutdown"
+    assert json.loads(openai.read())["error"]["code"] == "server_shutdown"
+    provider.gate.set()
+    assert service.process.wait(15) == 0
+    with closing(sqlite3.connect(service.folder / "chatport.db")) as database:
+        outcomes = Counter(database.execute("SELECT state, error_code FROM exchange"))
+    assert outcomes == {("interrupted", "server_shutdown"): 2}
 
 
 def test_a_service_that_is_stopping_finishes_what_it_can(

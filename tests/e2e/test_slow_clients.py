@@ -38,7 +38,8 @@ JSON = b"Content-Type: application/json\r\n"
 HEALTH = b"GET /healthz HTTP/1.1\r\n" + HOST
 BODY = b'{"user_id": "ada", "prompt": "too late"}'
 HEAD = b"POST /openai-completion HTTP/1.1\r\n" + HOST + JSON + b"Content-Length: 40\r\n\r\n"
-CHUNKS = HEAD.replace(b"Content-Length: 40", b"Transfer-Encoding: chunked") + b"28\r\n" + BODY
+CHUNKED = HEAD.replace(b"Content-Length: 40", b"Transfer-Encoding: chunked")
+CHUNKS = CHUNKED + b"28\r\n" + BODY
 
 Connect = Callable[[], socket.socket]
 Stored = Callable[[], Counter[str]]
@@ -137,14 +138,20 @@ def test_the_time_is_for_sending_a_request_and_neither_for_its_answer_nor_for_th
     assert summary(said[idle]) == [b"200"]
 
 
-def test_a_client_that_reads_nothing_of_its_stream_is_given_up(
-    service: Service, stored: Stored
+@pytest.mark.parametrize("each_time", [0, 1], ids=["nothing", "a byte now and then"])
+def test_a_client_that_hardly_reads_its_stream_is_given_up(
+    service: Service, stored: Stored, each_time: int
 ) -> None:
     with socket.socket() as slow:
         slow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         slow.connect(("127.0.0.1", service.port))
         slow.sendall(post(b'{"user_id": "eve", "prompt": "a flood", "stream": true}'))
-        assert comes_true(lambda: stored() == {"cancelled": 1})
+
+        def given_up() -> bool:
+            slow.recv(each_time)
+            return stored() == {"cancelled": 1}
+
+        assert comes_true(given_up)
 
 
 class Flood(_Completions):
@@ -160,6 +167,24 @@ class Flood(_Completions):
         self.end_headers()
         for _ in range(200):
             self._event({"choices": [{"index": 0, "delta": {"content": text * 4000}}]})
+
+
+def test_a_body_in_very_many_chunks_holds_up_nobody(connect: Connect) -> None:
+    hostile = connect()
+    hostile.sendall(CHUNKED + b"1\r\n \r\n" * 300_000 + b"0\r\n\r\n")
+    assert summary(said_by(connect, HEALTH + CLOSE + b"\r\n")) == [b"200"]
+    assert not received_at_once(hostile), "it was read before anybody else was answered"
+    assert summary(received(hostile)) in ([b"400"], [b"408"])  # there was time for it, or not
+
+
+def received_at_once(connection: socket.socket) -> bytes:
+    connection.setblocking(False)
+    try:
+        return connection.recv(65_536)
+    except BlockingIOError:
+        return b""
+    finally:
+        connection.settimeout(PATIENCE_SECONDS)
 
 
 def test_clients_that_do_not_close_keep_no_connection_open(

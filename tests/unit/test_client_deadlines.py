@@ -4,8 +4,17 @@ import socket
 from collections.abc import Iterator
 
 import pytest
+from gunicorn.config import Config
+from gunicorn.http.parser import RequestParser
+from pytest_mock import MockerFixture
 
-from chatport.entrypoints.client_deadlines import READ_SECONDS, Client, RequestTimeout
+from chatport.entrypoints import client_deadlines
+from chatport.entrypoints.client_deadlines import (
+    READ_SECONDS,
+    Client,
+    RequestTimeout,
+    WholeBody,
+)
 
 IDLE_SECONDS = 5.0
 JUST = 0.001
@@ -73,3 +82,37 @@ def test_a_look_takes_nothing_and_is_never_too_late(connection: Connection) -> N
     connection.far.sendall(b"a")
     connection.now = 2 * READ_SECONDS
     assert connection.client.recv(1, socket.MSG_PEEK) == b"a"
+
+
+def test_who_sends_much_gives_others_their_turn(
+    connection: Connection, mocker: MockerFixture
+) -> None:
+    turn = mocker.spy(client_deadlines, "sleep")
+    connection.arrives(b"a", at=0)
+    assert turn.call_count == 0  # most requests come in one piece
+    for _ in range(3):
+        connection.arrives(b"b", at=0)
+    assert turn.call_args_list == [mocker.call(0)] * 3
+    connection.client.await_next()
+    connection.arrives(b"c", at=0)
+    assert turn.call_count == 3
+
+
+def unread(headers: bytes) -> WholeBody:
+    """Return the body of a request that an application has answered without a look at it."""
+    head = b"GET / HTTP/1.1\r\nHost: a\r\n" + headers + b"\r\n\r\n"
+    sent = head + b"1\r\n \r\n" * 9 + b"0\r\n\r\n"
+    return WholeBody(next(RequestParser(Config(), iter([sent]), ("127.0.0.1", 1))))
+
+
+@pytest.mark.parametrize(
+    ("headers", "is_drained"),
+    [
+        (b"Content-Length: 59", True),
+        (b"Content-Length: 65536", False),
+        (b"Transfer-Encoding: chunked", False),
+        (b"X-No: body", True),
+    ],
+)
+def test_of_what_nobody_wanted_a_little_is_read(headers: bytes, *, is_drained: bool) -> None:
+    assert unread(headers).drain() is is_drained
