@@ -12,6 +12,9 @@ ATTEMPT = (
 )
 """The columns that say whether another attempt may take the place of this one."""
 
+OPEN_TURN = ("id", "public_id", "owner", "lease_until")
+"""The columns that say whether somebody will finish it."""
+
 SETTLED = (
     *("state", "reply", "sanitized", "finish_reason", "prompt_tokens", "completion_tokens"),
     *("cached_tokens", "tokens_estimated", "nanodollars", "turn_tokens"),
@@ -43,8 +46,13 @@ class ExchangeQueries:
             .order_by(row.id.desc())
             .limit(hole("turns"))
         )
+        every = row.alias()
+        last = every.select(peewee.fn.MAX(every.id))
+        self.newest = Compiled(row.select(row.started_at, row.finished_at).where(row.id == last))
         self.open_turn = Compiled(
-            row.select(row.id, row.owner, row.lease_until).where(of_user & is_open & is_turn)
+            row.select(*(getattr(row, name) for name in OPEN_TURN)).where(
+                of_user & is_open & is_turn
+            )
         )
         self.checkpoint = Compiled(
             row.update({row.reply: hole("reply"), row.answer: hole("answer")}).where(

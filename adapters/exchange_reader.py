@@ -70,7 +70,7 @@ class ExchangeReader:
         return finished or next(iter(unfinished), None)
 
     def _is_abandoned(self, row: Row, now: datetime) -> bool:
-        return self._life_sign.is_abandoned(row["owner"], row["lease_until"], timestamp(now))
+        return self._life_sign.is_abandoned(row, timestamp(now))
 
     def _snapshot(self) -> Any:
         """Return a transaction that sees one state of the file, and waits for nobody."""

@@ -4,19 +4,32 @@ The system lets go of the lock the moment a process dies, also by kill -9, so th
 open can be closed at once, and not only when its lease has run out.
 """
 
-from collections.abc import Iterator
+import glob
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 from filelock import FileLock, Timeout
 
+from .own_leases import OwnLeases
+
+Row = Mapping[str, Any]
+
 
 class LifeSign:
-    """The life sign of this process beside a database file, and the look at those of others."""
+    """The life sign of this process beside a database file, and the look at those of others.
+
+    Attributes:
+        owner: The name of this process.
+        leases: Of what it has open.
+    """
 
     def __init__(self, database: Path, owner: str) -> None:
         self.owner = owner
-        self._database = database
+        self.leases = OwnLeases()
+        self._database = database.resolve()  # a link to it is the same file to all
         self._lock = FileLock(self._path(owner), thread_local=False)
 
     def show(self) -> None:
@@ -41,17 +54,39 @@ class LifeSign:
             return False
         return True
 
-    def is_abandoned(self, owner: str, lease_until: str, at: str) -> bool:
-        """Return whether nobody will finish what this process has left open until now."""
-        return lease_until <= at or self.is_dead(owner)
+    def is_alive(self, owner: str) -> bool:
+        """Return whether the process is known to live; without its file nothing is known."""
+        return self._path(owner).exists() and not self.is_dead(owner)
+
+    def is_abandoned(self, row: Row, at: str) -> bool:
+        """Return whether nobody will finish an open exchange; see `abandoned`."""
+        return bool(self.abandoned([row], at))
+
+    def abandoned(self, rows: Iterable[Row], at: str) -> list[Row]:
+        """Return those of the open exchanges that nobody will finish.
+
+        While its process lives, its lease does not count, which a clock that is set seems to end.
+
+        Args:
+            rows: The `public_id`, `owner` and `lease_until` of each.
+            at: The present time.
+        """
+        is_dead, is_alive = cache(self.is_dead), cache(self.is_alive)
+
+        def will_nobody_finish(row: Row) -> bool:
+            owner, over = row["owner"], row["lease_until"] <= at
+            if owner == self.owner:
+                return over and not self.leases.holds(row["public_id"])
+            return is_dead(owner) or (over and not is_alive(owner))
+
+        return [row for row in rows if will_nobody_finish(row)]
 
     @contextmanager
     def dead_owners(self) -> Iterator[list[str]]:
         """Yield the dead; on leaving without an error, bury them."""
         prefix = self._path("").name
-        found = [
-            path.name.removeprefix(prefix) for path in self._database.parent.glob(f"{prefix}*")
-        ]
+        signs = self._database.parent.glob(f"{glob.escape(prefix)}*")
+        found = [path.name.removeprefix(prefix) for path in signs]
         dead = [owner for owner in found if self.is_dead(owner)]
         yield dead
         for owner in dead:

@@ -17,6 +17,7 @@ from chatport.domain.spending import NO_CLAIM, Claim
 
 from . import memory_purge
 from .memory_ledger import MemoryLedger
+from .own_leases import OwnLeases
 
 
 class MemoryStore(ConversationStore):
@@ -27,6 +28,7 @@ class MemoryStore(ConversationStore):
         self._exchanges: dict[int, Exchange] = {}
         self._emptied: set[int] = set()
         self._last_number = 0
+        self._leases = OwnLeases()
         self._pseudonym_key = secrets.token_bytes(32)
         self.ledger = MemoryLedger()
         self.refusals: Counter[tuple[str, str, datetime]] = Counter()
@@ -34,14 +36,16 @@ class MemoryStore(ConversationStore):
     def begin(self, exchange: Exchange, bounds: HistoryBounds, claim: Claim = NO_CLAIM) -> History:
         """Keep an open exchange and return what goes along with it."""
         with self._lock:
+            now, lease = exchange.started_at, exchange.lease_until - exchange.started_at
             attempt = self._attempt_before(exchange)
-            history = History()
+            history = History(latest=self._latest())
             if exchange.request is None:
-                history = newest_within(bounds, self._past_turns(exchange, attempt))
+                past = newest_within(bounds, self._past_turns(exchange, attempt))
+                history = replace(past, latest=history.latest)
             exchange = claim.estimated(exchange, history)
             if exchange.request is None:
-                self._refuse_second_turn(exchange)
-            self._interrupt_abandoned(exchange.started_at)
+                self._refuse_second_turn(exchange, now)
+            self._interrupt_abandoned(now)
             self.ledger.claim(claim, exchange)
             if attempt is not None:
                 del self._exchanges[attempt.number]
@@ -49,6 +53,7 @@ class MemoryStore(ConversationStore):
             self._exchanges[self._last_number] = replace(
                 exchange, number=self._last_number, context_from=history.context_from
             )
+            self._leases.grant(exchange.id, lease.total_seconds())
             return history
 
     def earlier(
@@ -59,14 +64,14 @@ class MemoryStore(ConversationStore):
             found = max(
                 self._matching(lambda e: _is_repeated(e, caller, once, since)),
                 key=lambda e: (
-                    _is_open(e) and e.lease_until > now,
+                    _is_open(e) and not self._is_abandoned(e, now),
                     not _is_open(e),
                     e.finished_at or since,
                     e.number,
                 ),
                 default=None,
             )
-            if found is not None and _is_open(found) and found.lease_until <= now:
+            if found is not None and _is_open(found) and self._is_abandoned(found, now):
                 return found.interrupted(now)
             return found
 
@@ -90,6 +95,7 @@ class MemoryStore(ConversationStore):
                 context_from=stored.context_from,
                 answer=tuple(exchange.answer),
             )
+            self._leases.end(exchange.id)
             self.ledger.settle(stored, exchange)
 
     def conversation(
@@ -176,20 +182,28 @@ class MemoryStore(ConversationStore):
         old = next(self._matching(lambda e: (e.caller, e.idempotency_key) == key), None)
         if old is None:
             return None
-        alive = _is_open(old) and old.lease_until > new.started_at
+        alive = _is_open(old) and not self._is_abandoned(old, new.started_at)
         if (old.id, old.request_hash) != (new.id, new.request_hash) or old.final or alive:
             raise IdempotencyInProgress
         return old
 
-    def _refuse_second_turn(self, new: Exchange) -> None:
+    def _latest(self) -> datetime | None:
+        newest = next(self._matching(lambda _: True), None)
+        return max(newest.started_at, newest.finished_at or newest.started_at) if newest else None
+
+    def _is_abandoned(self, exchange: Exchange, at: datetime) -> bool:
+        """Return whether nobody will finish an open exchange; a clock that is set ends no lease."""
+        return exchange.lease_until <= at and not self._leases.holds(exchange.id)
+
+    def _refuse_second_turn(self, new: Exchange, now: datetime) -> None:
         key = (new.caller, new.user_id)
         for exchange in self._matching(lambda e: _is_turn_of(e, *key) and _is_open(e)):
-            if exchange.lease_until > new.started_at:
+            if not self._is_abandoned(exchange, now):
                 raise ConversationBusy
 
     def _interrupt_abandoned(self, now: datetime) -> int:
         """Interrupt what nobody will finish, and return how many they were."""
-        abandoned = [*self._matching(lambda e: _is_open(e) and e.lease_until <= now)]
+        abandoned = [*self._matching(lambda e: _is_open(e) and self._is_abandoned(e, now))]
         for exchange in abandoned:
             self._exchanges[exchange.number] = ended = exchange.interrupted(now)
             self.ledger.settle(exchange, ended)

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from datetime import datetime
 from pathlib import Path
 
-from chatport.domain.errors import ExchangeLost, StorageFull
+from chatport.domain.errors import ExchangeLost, StorageFull, StorageUnavailable
 from chatport.domain.history import History, HistoryBounds
 from chatport.domain.model import Exchange, LogQuery
 from chatport.domain.ports import ConversationStore
@@ -13,7 +13,7 @@ from chatport.domain.relay import Once
 from chatport.domain.retention import Purged, PurgeSpan
 from chatport.domain.spending import NO_CLAIM, Claim
 
-from .exchange_table import to_exchange, to_row
+from .exchange_table import timestamp, to_exchange, to_row
 from .group_commit import Offload, run_here
 from .sqlite_database import SqliteFile
 from .sqlite_faults import parsing, translated
@@ -75,7 +75,12 @@ class PeeweeStore(ConversationStore):
     def finish(self, exchange: Exchange) -> None:
         """Commit the outcome."""
         row = to_row(exchange)
-        if not self._write(lambda file: file.finish(exchange, row)):
+        try:
+            kept = self._write(lambda file: file.finish(exchange, row))
+        except StorageUnavailable:
+            self.session.lose(exchange.id)
+            raise
+        if not kept:
             raise ExchangeLost
 
     def conversation(
@@ -127,8 +132,8 @@ class PeeweeStore(ConversationStore):
 
     def recover(self, now: datetime) -> int:
         """Interrupt what expired or whose process died."""
-        with self.session.opened().life_sign.dead_owners() as dead:
-            return self._write(lambda file: file.interrupt_abandoned(now, dead))
+        with self.session.opened().life_sign.dead_owners():
+            return self._write(lambda file: file.interrupt_abandoned(timestamp(now)))
 
     def check(self) -> None:
         """Take and release the write lock, and look how much room is left.

@@ -1,7 +1,8 @@
 """One open SQLite file: its connections, its queries, and what each does in a transaction."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import datetime
 from functools import partial
 from pathlib import Path
@@ -19,7 +20,7 @@ from chatport.domain.history import History, HistoryBounds, PastTurn, newest_wit
 from chatport.domain.model import INTERRUPTED, Exchange, State
 from chatport.domain.spending import Claim, Spend, spend_of
 
-from .exchange_queries import ATTEMPT, exchange_queries
+from .exchange_queries import ATTEMPT, OPEN_TURN, exchange_queries
 from .exchange_reader import ExchangeReader
 from .exchange_table import Compiled, ExchangeRow, bound, timestamp, to_exchange, to_row
 from .group_commit import BUSY_SECONDS
@@ -102,31 +103,40 @@ class SqliteFile:
     def begin(self, exchange: Exchange, bounds: HistoryBounds, claim: Claim) -> History:
         """Insert an open exchange, and return what goes along with it."""
         self.life_sign.show()
+        self.end_own_lost(exchange.started_at)
         if exchange.idempotency_key is None and exchange.request is None:
             return self._begin(exchange, bounds, claim)  # refuses before it writes
         with self._all_or_none():
-            attempt = self._delete_attempt_before(exchange)
+            attempt = self._delete_attempt_before(exchange, timestamp(exchange.started_at))
             history = self._begin(exchange, bounds, claim)
             if attempt is not None and attempt["parameters_id"] is not None:
                 self._texts.drop(attempt["parameters_id"], attempt["messages_id"])
             return history
 
     def _begin(self, exchange: Exchange, bounds: HistoryBounds, claim: Claim) -> History:
-        history = self._history(exchange, bounds)
+        now, lease = exchange.started_at, exchange.lease_until - exchange.started_at
+        history = replace(self._history(exchange, bounds), latest=self._latest())
         exchange = claim.estimated(exchange, history)
         row = {**to_row(exchange), "owner": self.life_sign.owner, "reserved_in": 0, **NO_REQUEST}
         row["context_from"] = history.context_from
         if exchange.request is None:
-            self._interrupt_abandoned_turn(row)
+            self._interrupt_abandoned_turn(row, timestamp(now))
         if claim.ceilings:
-            row["reserved_in"] = self._reserve(claim, exchange)
+            row["reserved_in"] = self._reserve(claim, exchange, timestamp(now))
         else:
             claim.admit(exchange)
         if exchange.request is not None:
             texts = self._texts.keep(exchange.caller, exchange.request)
             row["parameters_id"], row["messages_id"] = texts
         self._run(self._queries.insert, row)
+        self.life_sign.leases.grant(exchange.id, lease.total_seconds())
         return history
+
+    def _latest(self) -> datetime | None:
+        """Return the latest time of the newest exchange."""
+        found = self._run(self._queries.newest, {}).fetchone()
+        with parsing():
+            return max(map(datetime.fromisoformat, filter(None, found))) if found else None
 
     @contextmanager
     def _all_or_none(self) -> Iterator[None]:
@@ -151,20 +161,20 @@ class SqliteFile:
         with parsing():
             return newest_within(bounds, map(_past_turn, past))
 
-    def _reserve(self, claim: Claim, exchange: Exchange) -> int:
+    def _reserve(self, claim: Claim, exchange: Exchange, now: str) -> int:
         """Reserve; calls that nobody will finish are not in flight any more."""
         try:
             return self._ledger.reserve(claim, exchange)
         except TooManyInFlight:
-            if not self._interrupt_all_abandoned(timestamp(exchange.started_at)):
+            if not self.interrupt_abandoned(now):
                 raise
             return self._ledger.reserve(claim, exchange)
 
-    def _interrupt_all_abandoned(self, at: str) -> int:
-        row = self._exchange
-        owners = row.select(row.owner).where(row.state == State.OPEN).distinct().tuples()
-        dead = [owner for (owner,) in owners if self.life_sign.is_dead(owner)]
-        return self._interrupt((row.lease_until <= at) | row.owner.in_(dead), at)
+    def end_own_lost(self, now: datetime) -> None:
+        """Interrupt what this process has open, and will not finish."""
+        if lost := self.life_sign.leases.run_out():
+            mine = self._exchange.owner == self.life_sign.owner
+            self._interrupt(mine & self._exchange.public_id.in_(lost), timestamp(now))
 
     def checkpoint(self, row: Row) -> None:
         """Write what has arrived so far."""
@@ -176,6 +186,7 @@ class SqliteFile:
         if held is None:
             return False
         self._run(self._queries.finish, row)
+        self.life_sign.leases.end(exchange.id)
         self._ledger.settle(exchange, _reserved(*held))
         return True
 
@@ -199,7 +210,8 @@ class SqliteFile:
         return bytes(key)
 
     def check(self) -> None:
-        """Do nothing: having the write lock is the check."""
+        """Have the write lock, which is the check; end what nobody else looks after."""
+        self.end_own_lost(SystemClock().now())
 
     def merge_words(self, pages: int) -> bool:
         """Rewrite some pages of the word index without the words that were deleted.
@@ -219,14 +231,15 @@ class SqliteFile:
         minute = timestamp(at)[: len("2026-01-01T00:00")]
         self._run(self._queries.refuse, {"caller": caller, "rule": rule, "minute": minute})
 
-    def interrupt_abandoned(self, now: datetime, dead: Sequence[str]) -> int:
-        """Interrupt the open exchanges whose lease has run out, and those of dead processes."""
+    def interrupt_abandoned(self, now: str) -> int:
+        """Interrupt the open exchanges that nobody will finish."""
         row = self._exchange
-        return self._interrupt(
-            (row.lease_until <= timestamp(now)) | row.owner.in_(dead), timestamp(now)
-        )
+        columns = row.id, row.public_id, row.owner, row.lease_until
+        still_open = list(row.select(*columns).where(row.state == State.OPEN).dicts())
+        found = self.life_sign.abandoned(still_open, now)
+        return sum(self._interrupt(row.id == each["id"], now) for each in found)
 
-    def _delete_attempt_before(self, exchange: Exchange) -> Row | None:
+    def _delete_attempt_before(self, exchange: Exchange, now: str) -> Row | None:
         """Delete the attempt that this one replaces, and return what it was."""
         if exchange.idempotency_key is None:
             return None
@@ -235,9 +248,7 @@ class SqliteFile:
         if found is None:
             return None
         old = dict(zip(ATTEMPT, found, strict=True))
-        alive = old["state"] == State.OPEN and not self.life_sign.is_abandoned(
-            old["owner"], old["lease_until"], new["started_at"]
-        )
+        alive = old["state"] == State.OPEN and not self.life_sign.is_abandoned(old, now)
         same = all(old[name] == new[name] for name in ("public_id", "request_hash"))
         if alive or old["final"] or not same:
             raise IdempotencyInProgress
@@ -246,19 +257,20 @@ class SqliteFile:
         row.delete().where(row.id == old["id"]).execute()
         return old
 
-    def _interrupt_abandoned_turn(self, new: Row) -> None:
+    def _interrupt_abandoned_turn(self, new: Row, now: str) -> None:
         """Make room for a new turn, unless the open one is alive."""
         found = self._run(self._queries.open_turn, new).fetchone()
         if found is None:
             return
-        number, owner, lease_until = found
-        if not self.life_sign.is_abandoned(owner, lease_until, new["started_at"]):
+        old = dict(zip(OPEN_TURN, found, strict=True))
+        if not self.life_sign.is_abandoned(old, now):
             raise ConversationBusy
-        self._interrupt(self._exchange.id == number, new["started_at"])
+        self._interrupt(self._exchange.id == old["id"], now)
 
     def _interrupt(self, which: Any, at: str) -> int:
         row = self._exchange
-        outcome = {"state": State.INTERRUPTED, "error_code": INTERRUPTED, "finished_at": at}
+        end = peewee.fn.MAX(row.started_at, at)  # the clock may have been set back since
+        outcome = {"state": State.INTERRUPTED, "error_code": INTERRUPTED, "finished_at": end}
         self._settle_open(which)
         return int(row.update(outcome).where((row.state == State.OPEN) & which).execute())
 

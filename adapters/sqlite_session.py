@@ -58,6 +58,11 @@ class SqliteSession:
                     self._file = file
         return self._file
 
+    def lose(self, exchange_id: str) -> None:
+        """Note that nobody will finish this exchange: the next write ends it."""
+        if self._file is not None:
+            self._file.life_sign.leases.lose(exchange_id)
+
     def close(self) -> None:
         """Close the file; the next use opens it again."""
         with self._opening:

@@ -20,11 +20,13 @@ class Admission:
     Attributes:
         allowances: What is left of each limit in windows.
         estimate: What the call may use.
+        opened: The exchange as it is dated in the log; None until it is written there.
     """
 
     def __init__(self, limiter: RateLimiter, caller: Caller, estimate: Estimate) -> None:
         self.allowances: Sequence[Allowance] = ()
         self.estimate = estimate
+        self.opened: Exchange | None = None
         self._without_history = estimate
         self._limiter = limiter
         self._caller = caller
@@ -50,6 +52,7 @@ class Admission:
         Raises:
             ModelNotPriced: A budget in dollars applies, and the price is not known.
         """
+        exchange = self.opened = exchange.after(history.latest)
         self.estimate = self._without_history.with_history(history)
         estimated = self.estimate.of(exchange)
         if self._plan.needs_price and estimated.nanodollars is None:

@@ -16,7 +16,6 @@ from .model import ChatRequest, CompletionRequest, Exchange, Message, check_user
 from .models import ModelCatalog
 from .ports import Clock, ConversationStore, LLMGateway, NewId, PriceList
 from .repeats import Repeats, attempts_of, error_of
-from .spending import Claim
 from .stream import ChatStream, LiveStream, RepeatedStream
 from .turn import Reply, Turn, reply_again
 
@@ -176,28 +175,29 @@ class ChatService:
         admission = self._admission(request)
         with self._counting_refusals(exchange):
             try:
-                history = self._begin(exchange, admission.claim())
+                history = self._begin(exchange, admission)
             except BaseException as error:
                 left = admission.release()
                 if isinstance(error, ChatportError):
                     error.allowances = error.allowances or left
                 raise
         return Turn(
-            exchange,
+            admission.opened or exchange,
             self._call(request, history),
             admission,
             store=self._store,
             clock=self._clock,
         )
 
-    def _begin(self, exchange: Exchange, claim: Claim) -> History:
+    def _begin(self, exchange: Exchange, admission: Admission) -> History:
         try:
-            return self._store.begin(exchange, self._history, claim)
+            return self._store.begin(exchange, self._history, admission.claim())
         except ChatportError:
             raise
         except BaseException:  # interrupted while it was written, or just after
             with suppress(ChatportError):
-                self._store.finish(exchange.interrupted(self._clock.now()))
+                opened = admission.opened or exchange
+                self._store.finish(opened.interrupted(self._clock.now()))
             raise
 
     def _admission(self, request: ChatRequest) -> Admission:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import NamedTuple
 
 BYTES_PER_TOKEN = 4
@@ -34,10 +35,16 @@ class HistoryBounds:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class History:
-    """The turns that go along, oldest first, and their size in UTF-8 bytes."""
+    """The turns that go along, oldest first.
+
+    Attributes:
+        bytes: Their size in UTF-8.
+        latest: When the newest exchange of the whole log began or ended.
+    """
 
     turns: Sequence[PastTurn] = ()
     bytes: int = 0
+    latest: datetime | None = None
 
     @property
     def context_from(self) -> int | None:

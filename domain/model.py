@@ -3,7 +3,7 @@
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import NamedTuple
 
@@ -14,6 +14,12 @@ from .text import UNSTORABLE
 
 INTERRUPTED = "interrupted"
 """The error code of an exchange whose process died."""
+
+LONGEST_SETBACK = timedelta(days=2)
+"""More than a wrong time zone or date; by so much, a budget's period or a purge may come late."""
+
+INSTANT = timedelta(microseconds=1)
+"""The resolution of all times that are kept."""
 
 USER_ID = re.compile(r"[A-Za-z0-9._@:-]{1,128}")
 
@@ -233,7 +239,18 @@ class Exchange:
 
     def interrupted(self, at: datetime) -> "Exchange":
         """Return the exchange as it ends when its process is gone."""
-        return replace(self, state=State.INTERRUPTED, finished_at=at, error_code=INTERRUPTED)
+        end = max(at, self.started_at)  # the clock may have been set back since
+        return replace(self, state=State.INTERRUPTED, finished_at=end, error_code=INTERRUPTED)
+
+    def after(self, latest: datetime | None) -> "Exchange":
+        """Return the exchange dated after what the log holds, if the clock was set back since.
+
+        Its lease stays as the clock has it. A log that is dated far ahead is not followed: then
+        the clock was wrong before.
+        """
+        if latest is None or not timedelta(0) <= latest - self.started_at <= LONGEST_SETBACK:
+            return self
+        return replace(self, started_at=latest + INSTANT)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -104,9 +104,10 @@ class ConversationStore(Protocol):
     def begin(self, exchange: Exchange, bounds: HistoryBounds, claim: Claim = NO_CLAIM) -> History:
         """Write an open exchange and return what goes along with it, of completed ones only.
 
-        An older open exchange of the conversation whose lease has run out at
-        `exchange.started_at`, or whose process is known to be dead, becomes `interrupted`.
-        Its `context_from` is stored as that of the history returned.
+        An older open exchange of the conversation becomes `interrupted` if its process is known
+        to be dead; if nothing is known of it, when its lease has run out at `exchange.started_at`;
+        and if it is this one, when as much time has passed as the lease was for. Its
+        `context_from` is stored as that of the history returned.
 
         An exchange with a `request` is no turn of a conversation: nothing goes along with it, it
         becomes nobody's history, and any number of them may be open. An ended exchange that has
@@ -223,7 +224,7 @@ class ConversationStore(Protocol):
     def recover(self, now: datetime) -> int:
         """Interrupt the open exchanges that nobody will finish, and return how many they were.
 
-        Those are the ones whose lease has run out, and those of processes known to be dead.
+        Those are the ones that `begin` would interrupt.
         """
 
     @abstractmethod

@@ -10,6 +10,8 @@ import peewee
 import pytest
 
 from chatport.adapters import PeeweeStore, sqlite_database
+from chatport.adapters.life_sign import LifeSign
+from chatport.adapters.own_leases import OwnLeases
 from chatport.adapters.schema import migrate
 
 LOOK_AT_MAKING = {"durability", "test_sqlite_store.py"}
@@ -38,6 +40,13 @@ def _offline(monkeypatch: pytest.MonkeyPatch) -> None:
         connect(self, address)
 
     monkeypatch.setattr(socket.socket, "connect", guarded)
+
+
+@pytest.fixture
+def leases_of_records(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let leases end when records say so, as if nobody was known to live: a test need not wait."""
+    monkeypatch.setattr(OwnLeases, "holds", lambda _self, _exchange_id: False)
+    monkeypatch.setattr(LifeSign, "is_alive", lambda _self, _owner: False)
 
 
 @pytest.fixture(scope="session")

@@ -33,6 +33,11 @@ def open_store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[OpenS
         yield open_one
 
 
+@pytest.fixture(autouse=True)
+def _only_records_tell_the_time(leases_of_records: None) -> None:
+    """Let leases end when the records say so."""
+
+
 @pytest.fixture
 def store(open_store: OpenStore) -> ConversationStore:
     return open_store()

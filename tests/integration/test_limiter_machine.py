@@ -74,6 +74,8 @@ from chatport.domain.keys import Keys
 from chatport.domain.rules import Rule, Scope, parse_budgets, parse_limits
 from torture import times
 
+pytestmark = pytest.mark.usefixtures("leases_of_records")
+
 RUNS = settings(
     max_examples=times(200, 5_000),
     stateful_step_count=times(30, 50),

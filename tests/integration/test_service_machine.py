@@ -49,6 +49,8 @@ from .moved_clock import MovedClock
 from .relaying import PATH as V1
 from .relaying import SEED
 
+pytestmark = pytest.mark.usefixtures("leases_of_records")
+
 RUNS = settings(
     max_examples=times(200, 5000),
     stateful_step_count=times(30, 50),

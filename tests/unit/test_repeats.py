@@ -58,6 +58,7 @@ from chatport.domain.repeats import FINAL
 from chatport.domain.spending import NO_CLAIM, Claim
 
 MakeService = Callable[..., ChatService]
+pytestmark = pytest.mark.usefixtures("leases_of_records")
 Ask = Callable[..., ChatRequest]
 
 BODY = b'{"model":"model-1","messages":[{"role":"user","content":"Hello"}]}'
