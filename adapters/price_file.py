@@ -43,9 +43,11 @@ def read_prices(path: Path) -> dict[str, Price]:
 
 
 def _tables(path: Path) -> dict[str, Any]:
+    problem = "cannot be read: it is no regular file"  # a pipe might never end
     try:
-        text = path.read_bytes().decode("utf-8-sig")  # Windows' Notepad writes a mark before it
-        return tomllib.loads(text, parse_float=_decimal)
+        if path.is_file() or not path.exists():
+            text = path.read_bytes().decode("utf-8-sig")  # Windows' Notepad writes a mark before it
+            return tomllib.loads(text, parse_float=_decimal)
     except OSError as error:
         problem = f"cannot be read: {error.strerror}"
     except UnicodeDecodeError:

@@ -8,7 +8,14 @@ from chatport.domain.chat import ChatService
 from chatport.domain.errors import ChatportError, StorageUnavailable
 from chatport.domain.model import ChatRequest
 
-from .cli_exits import EXIT_FAILED, EXIT_SETTINGS, faults_end_the_program, load_settings, stop
+from .cli_exits import (
+    EXIT_FAILED,
+    EXIT_SETTINGS,
+    check_prices,
+    faults_end_the_program,
+    load_settings,
+    stop,
+)
 from .terminal import printable_text
 
 
@@ -24,6 +31,7 @@ def chat(user: str, *, offline: bool) -> None:
     from .wiring import MissingKeyError, Place, assembled  # noqa: PLC0415  # `--help` needs none of it
 
     settings = load_settings()
+    check_prices(settings)
     if not offline and settings.lacks_key:
         stop(EXIT_SETTINGS, str(MissingKeyError()))
     with faults_end_the_program(), assembled(settings, Place(offline=offline)) as parts:

@@ -3,7 +3,13 @@
 import click
 
 from .chat_cli import chat
-from .cli_exits import EXIT_SETTINGS, faults_end_the_program, load_settings, stop
+from .cli_exits import (
+    EXIT_SETTINGS,
+    check_prices,
+    faults_end_the_program,
+    load_settings,
+    stop,
+)
 from .doctor_cli import doctor
 from .keys_cli import keys
 from .log_cli import log
@@ -54,6 +60,7 @@ def serve(host: str, port: int, workers: int | None, *, offline: bool, check: bo
     from .wiring import MissingKeyError  # noqa: PLC0415
 
     settings = load_settings(show=check)
+    check_prices(settings)
     if not offline and settings.lacks_key:
         stop(EXIT_SETTINGS, str(MissingKeyError()))
     if check:

@@ -43,7 +43,22 @@ def load_settings(*, show: bool = False) -> Settings:
                 click.echo(f"{name}={value}")
         return Settings.from_mapping(environment)
     except SettingsError as error:
-        stop(EXIT_SETTINGS, "\n  ".join(["these settings cannot be used:", *error.problems]))
+        _refuse(error.problems)
+
+
+def check_prices(settings: Settings) -> None:
+    """End the program if the operator's own prices cannot be used."""
+    from chatport.adapters import PriceFileError, read_prices  # noqa: PLC0415  # `--help` needs none
+
+    try:
+        if settings.prices is not None:
+            read_prices(settings.prices)
+    except PriceFileError as error:
+        _refuse([f"CHATPORT_PRICES names {problem}" for problem in error.problems])
+
+
+def _refuse(problems: list[str]) -> NoReturn:
+    stop(EXIT_SETTINGS, "\n  ".join(["these settings cannot be used:", *problems]))
 
 
 @contextmanager

@@ -173,6 +173,30 @@ def test_all_problems_of_the_settings_are_listed(arguments: list[str]) -> None:
     )
 
 
+@pytest.mark.parametrize(
+    "arguments", [["serve", "--check"], ["serve"], ["chat"], ["serve", "--offline"]], ids=" ".join
+)
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        (None, "cannot be read: No such file or directory."),
+        ('["m"]\ninput = 1\n', "output of 'm' is missing."),
+        ("input: 1", "is not TOML: "),
+    ],
+)
+def test_prices_that_cannot_be_used_are_exit_code_2(
+    folder: Path, arguments: list[str], text: str | None, problem: str
+) -> None:
+    if text is not None:
+        (folder / "prices.toml").write_text(text)
+    done = run(*arguments, OPENAI_API_KEY=KEY, CHATPORT_PRICES="prices.toml")
+    assert done.returncode == 2
+    assert done.stderr.startswith(
+        f"chatport: these settings cannot be used:\n  CHATPORT_PRICES names prices.toml: {problem}"
+    )
+    assert [path.name for path in folder.iterdir()] == ["prices.toml"] * (text is not None)
+
+
 def test_a_dotenv_file_that_is_no_text_is_refused_in_a_sentence(folder: Path) -> None:
     (folder / ".env").write_bytes(b"OPENAI_API_KEY=\xff\xfe\n")
     done = run("serve", "--check")

@@ -1,5 +1,6 @@
 """The operator's file of prices: what it says, and every way in which it can be wrong."""
 
+import os
 from contextlib import suppress
 from decimal import Decimal
 from pathlib import Path
@@ -141,3 +142,16 @@ def test_no_file_is_read_as_anything_but_prices_or_a_problem(path: Path, data: b
     path.write_bytes(data)
     with suppress(PriceFileError):
         assert all(isinstance(price, Price) for price in read_prices(path).values())
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipe has a name here")
+def test_a_pipe_is_not_waited_for(path: Path) -> None:
+    os.mkfifo(path)
+    with pytest.raises(PriceFileError) as caught:
+        read_prices(path)
+    assert caught.value.problems == [f"{path}: cannot be read: it is no regular file."]
+
+
+def test_a_name_that_no_file_can_have_is_a_problem(tmp_path: Path) -> None:
+    with pytest.raises(PriceFileError, match="cannot be read: File name too long"):
+        read_prices(tmp_path / ("x" * 300))
