@@ -76,6 +76,8 @@ def url(value: str) -> str:
         raise ValueError("must be a URL such as https://api.openai.com/v1")
     if parts.username or parts.password:
         raise ValueError("must not hold a name or a password")
+    if "?" in value or "#" in value:  # the path of each route is put behind it
+        raise ValueError("must end with its path, without ? or #")
     return value.rstrip("/")
 
 
@@ -113,6 +115,14 @@ def database(value: str) -> Path | None:
     path = value.removeprefix("sqlite:///")
     if path == value or not path or path == ":memory:":
         raise ValueError("must be sqlite:///FILE (four slashes for an absolute path) or memory:")
+    if "?" in path:
+        raise ValueError("must not hold a ?: there are no options, and a file needs no such name")
+    if path.startswith("~"):
+        raise ValueError("must not begin with ~, which is no folder here: write out its path")
+    if path.endswith("/"):
+        raise ValueError("must name a file, and not a folder")
+    if path != path.strip() or not path.isprintable():
+        raise ValueError("must not hold a space at an end, or what cannot be printed")
     return Path(path)
 
 
@@ -123,10 +133,11 @@ def limit_store(value: str) -> str:
     return value
 
 
-def count(value: str) -> int:
-    """Take a whole number from 1."""
-    if not value.isascii() or not value.isdigit() or len(value) > MAX_DIGITS or int(value) < 1:
-        raise ValueError("must be a whole number from 1")
+def count(value: str, least: int = 1) -> int:
+    """Take a whole number from 1, or from another one."""
+    good = value.isascii() and value.isdigit() and len(value) <= MAX_DIGITS
+    if not good or int(value) < least:
+        raise ValueError(f"must be a whole number from {least}")
     return int(value)
 
 
@@ -137,11 +148,13 @@ def count_or_none(value: str) -> int | None:
 
 def hops(value: str) -> int:
     """Take a number of proxies."""
-    return 0 if value == "0" else count(value)
+    return count(value, least=0)
 
 
 def file_or_none(value: str) -> Path | None:
     """Take the path of a file; None for none."""
+    if "://" in value:
+        raise ValueError("must be the path of a file")
     return Path(value) if value else None
 
 

@@ -30,10 +30,15 @@ from .setting_values import (
     upstreams,
     url,
 )
+from .terminal import printable_text
 
-PASSWORD_IN_URL = re.compile("//.*@")
-NO_VARIABLE = re.compile(r"(?<=\s)(?!\s|https?://|[A-Z][A-Z0-9_]*\s*(?:,|$))[^\s,]+")
-"""What stands where a variable should: it may be the key itself."""
+BEFORE_HOST = re.compile("//.*@", re.DOTALL)
+QUERY = re.compile(r"[?#][^\s,]*")
+NO_VARIABLE = re.compile(r"(?<![^\s,])(?!https?://|[A-Z][A-Z0-9_]*\s*(?:,|$))[^\s,]+")
+"""What stands where a URL or a variable should: it may be the key itself."""
+
+SCHEME = re.compile("[a-z0-9+.-]+://")
+ADDRESSES = {url, upstreams, database, limit_store, file_or_none}
 
 OURS = "CHATPORT_"
 
@@ -225,12 +230,32 @@ def printable(environment: Mapping[str, str]) -> list[tuple[str, str]]:
     for each in fields(Settings):
         name = each.metadata["name"]
         value = environment.get(name, each.metadata["default"])
-        if each.metadata["parse"] is secret:
-            value = "***" if value else ""
-        if each.metadata["parse"] in {url, upstreams}:
-            value = NO_VARIABLE.sub("***", PASSWORD_IN_URL.sub("//***@", value))
-        shown.append((name, value))
+        shown.append((name, printable_text(_masked(each.metadata["parse"], value))))
     return shown
+
+
+def _masked(parse: Callable[[str], Any], value: str) -> str:
+    """Return a value without its secrets; an address is whole if it can be used: it has none."""
+    if parse is secret:
+        return "***" if value else ""
+    if parse not in ADDRESSES:
+        return value
+    try:
+        parse(value)
+    except ValueError:
+        return _masked_address(value) if parse is upstreams else _scheme_only(value)
+    return value
+
+
+def _masked_address(value: str) -> str:
+    value = QUERY.sub("?***", BEFORE_HOST.sub("//***@", value))
+    return NO_VARIABLE.sub("***", value)
+
+
+def _scheme_only(value: str) -> str:
+    """Return what kind of address it is: a password can stand anywhere behind that."""
+    found = SCHEME.match(value)
+    return f"{found.group() if found else ''}{'***' if value else ''}"
 
 
 def _unknown_names(environment: Mapping[str, str]) -> list[str]:

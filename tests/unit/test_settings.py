@@ -156,6 +156,8 @@ URL = "OPENAI_BASE_URL must be a URL such as https://api.openai.com/v1."
 DATABASE = (
     "CHATPORT_DATABASE must be sqlite:///FILE (four slashes for an absolute path) or memory:."
 )
+OPTIONS = "hold a ?: there are no options, and a file needs no such name"
+SPACE = "hold a space at an end, or what cannot be printed"
 LIMITS = "must be limits such as 20/minute; 50000 tokens/hour; 8 in flight."
 USER_LIMIT = f"CHATPORT_USER_LIMIT {LIMITS}"
 SECONDS = "CHATPORT_TIMEOUT_SECONDS must be a number of seconds, above 0 and up to 3600."
@@ -174,10 +176,36 @@ BYTES = "CHATPORT_MAX_PROMPT_BYTES must be a whole number from 1."
             "https://ada:secret@example.com/v1",
             "OPENAI_BASE_URL must not hold a name or a password.",
         ),
+        *(
+            ("OPENAI_BASE_URL", value, "OPENAI_BASE_URL must end with its path, without ? or #.")
+            for value in ("https://x/v1?api-version=1", "https://x/v1#a", "https://x?")
+        ),
         ("CHATPORT_MODEL", " ", "CHATPORT_MODEL must not be empty."),
+        ("CHATPORT_PRICES", "file:///p.toml", "CHATPORT_PRICES must be the path of a file."),
         *(
             ("CHATPORT_DATABASE", value, DATABASE)
             for value in ("", "chatport.db", "sqlite:", "sqlite://", "sqlite:///", "memory")
+        ),
+        *(
+            ("CHATPORT_DATABASE", f"sqlite:///{path}", f"CHATPORT_DATABASE must not {problem}.")
+            for path, problem in (
+                ("log.db?mode=ro", OPTIONS),
+                ("~/log.db", "begin with ~, which is no folder here: write out its path"),
+                ("log.db ", SPACE),
+                (" log.db", SPACE),
+                ("log\n.db", SPACE),
+                ("log\x00.db", SPACE),
+                ("log\udcff.db", SPACE),
+            )
+        ),
+        (
+            "CHATPORT_DATABASE",
+            "sqlite:///data/",
+            "CHATPORT_DATABASE must name a file, and not a folder.",
+        ),
+        *(
+            ("CHATPORT_PROXY_HOPS", value, "CHATPORT_PROXY_HOPS must be a whole number from 0.")
+            for value in ("-1", "", "one", "1" * 5000)
         ),
         *(
             ("CHATPORT_USER_LIMIT", value, USER_LIMIT)
@@ -222,6 +250,7 @@ def test_a_url_that_no_client_can_call_is_refused(value: str) -> None:
         ("sqlite:///chatport.db", Path("chatport.db")),
         ("sqlite:///data/log.db", Path("data/log.db")),
         ("sqlite:////var/lib/log.db", Path("/var/lib/log.db")),
+        ("sqlite:///my files/~log#1.db", Path("my files/~log#1.db")),
         ("memory:", None),
     ],
 )
@@ -316,6 +345,47 @@ def test_a_password_in_a_url_is_not_shown_even_though_it_is_refused() -> None:
     assert KEY not in str(shown)
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "shown"),
+    [
+        ("CHATPORT_DATABASE", f"postgresql://ada:{KEY}@db/log", "postgresql://***"),
+        ("CHATPORT_DATABASE", f"host=db password={KEY}", "***"),
+        ("CHATPORT_DATABASE", f"sqlite:///log.db?key={KEY}", "sqlite://***"),
+        ("CHATPORT_LIMIT_STORE", f"redis://:{KEY}@127.0.0.1", "redis://***"),
+        ("CHATPORT_LIMIT_STORE", f"redis://127.0.0.1?password={KEY}", "redis://***"),
+        ("CHATPORT_PRICES", f"https://ada:{KEY}@x/prices.toml", "https://***"),
+        ("OPENAI_BASE_URL", KEY, "***"),
+        ("OPENAI_BASE_URL", f"https://x/v1?key={KEY}", "https://***"),
+        ("CHATPORT_UPSTREAMS", f"{KEY} https://x/v1", "*** https://x/v1"),
+        ("CHATPORT_UPSTREAMS", f"https://x/v1?key={KEY}, https://y", "https://x/v1?***, https://y"),
+        ("CHATPORT_UPSTREAMS", f"https://a:{KEY}\n@x", "https://***@x"),
+    ],
+)
+def test_what_is_refused_may_hold_a_password_and_is_neither_shown_nor_quoted(
+    name: str, value: str, shown: str
+) -> None:
+    assert dict(printable({name: value}))[name] == shown
+    assert KEY not in "".join(problems(**{name: value}))
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("CHATPORT_DATABASE", "sqlite:////srv/a@b/log.db"),
+        ("CHATPORT_DATABASE", ""),
+        ("CHATPORT_PRICES", "etc/prices@home.toml"),
+        ("CHATPORT_UPSTREAMS", "https://a.example/v1, https://b.example/v1 B_KEY"),
+    ],
+)
+def test_an_address_without_a_secret_is_shown_as_it_is(name: str, value: str) -> None:
+    assert dict(printable({name: value}))[name] == value
+
+
+def test_a_value_that_is_shown_cannot_command_the_terminal() -> None:
+    shown = dict(printable({"CHATPORT_SYSTEM_PROMPT": "a\x1b[2J\n\udcff"}))
+    assert shown["CHATPORT_SYSTEM_PROMPT"] == "a\\x1b[2J\n\\xdcff"
+
+
 def test_a_dotenv_file_is_read_and_the_environment_wins(tmp_path: Path) -> None:
     dotenv = tmp_path / ".env"
     dotenv.write_text(
@@ -344,7 +414,7 @@ def test_an_at_sign_outside_a_url_is_shown_and_a_slash_in_a_password_is_not() ->
     url = "https://u:pa/ss@h/v1"
     shown = dict(printable({"CHATPORT_SYSTEM_PROMPT": prompt, "OPENAI_BASE_URL": url}))
     assert shown["CHATPORT_SYSTEM_PROMPT"] == prompt
-    assert shown["OPENAI_BASE_URL"] == "https://***@h/v1"
+    assert shown["OPENAI_BASE_URL"] == "https://***"
 
 
 def addresses(value: str, **environment: str) -> list[tuple[str, str | None]]:
