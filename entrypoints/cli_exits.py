@@ -16,7 +16,8 @@ from chatport.domain.errors import (
     StorageUnavailable,
 )
 
-from .settings import Settings, SettingsError, load_environment, printable
+from .environment import load_environment
+from .settings import Settings, SettingsError, printable
 
 EXIT_FAILED = 1
 EXIT_SETTINGS = 2
@@ -36,12 +37,12 @@ def own_environment() -> Mapping[str, str]:
 
 def load_settings(*, show: bool = False) -> Settings:
     """Read the settings, print them if asked to, and end the program if they are wrong."""
+    environment, problems = load_environment(own_environment(), Path(".env"))
+    if show:
+        for name, value in printable(environment):
+            click.echo(f"{name}={value}")
     try:
-        environment = load_environment(own_environment(), Path(".env"))
-        if show:
-            for name, value in printable(environment):
-                click.echo(f"{name}={value}")
-        return Settings.from_mapping(environment)
+        return Settings.from_mapping(environment, problems)
     except SettingsError as error:
         _refuse(error.problems)
 

@@ -14,9 +14,10 @@ from chatport.domain.keys import PAGE, ApiKey
 from chatport.domain.ports import LLMGateway
 
 from .doctor_findings import Skip
+from .environment import load_environment
 from .server import Serving
 from .setting_values import UpstreamSetting
-from .settings import Settings, SettingsError, load_environment
+from .settings import Settings, SettingsError
 
 if TYPE_CHECKING:
     from chatport.adapters.sqlite_inspection import SqliteInspection
@@ -88,31 +89,31 @@ class Installation:
         return self.around.folder / ".env"
 
     @cached_property
+    def _loaded(self) -> tuple[Mapping[str, str], list[str]]:
+        return load_environment(self.around.environment, self.dotenv)
+
+    @property
     def environment(self) -> Mapping[str, str]:
         """Return all variables that settings are read from."""
-        try:
-            return load_environment(self.around.environment, self.dotenv)
-        except (SettingsError, OSError):
-            raise Skip("the file .env cannot be read") from None
+        return self._loaded[0]
 
     @cached_property
     def problems(self) -> list[str]:
         """Return what is wrong with the settings."""
         try:
-            Settings.from_mapping(load_environment(self.around.environment, self.dotenv))
+            Settings.from_mapping(*self._loaded)
         except SettingsError as error:
             return error.problems
-        except OSError as error:
-            return [f".env cannot be read: {error.strerror}."]
         return []
 
     @cached_property
     def settings(self) -> Settings:
         """Return the settings, without the names that are unknown."""
         bad = {problem.split(UNKNOWN)[0] for problem in self.problems if UNKNOWN in problem}
+        environment, problems = self._loaded
         try:
             return Settings.from_mapping(
-                {name: value for name, value in self.environment.items() if name not in bad}
+                {name: value for name, value in environment.items() if name not in bad}, problems
             )
         except SettingsError:
             raise Skip("the settings cannot be used") from None

@@ -39,6 +39,12 @@ class Secret:
         raise TypeError("a secret is not pickled")
 
 
+def must_be_text(value: str) -> None:
+    """Refuse what the system's bytes were not, and what no database or provider takes."""
+    if "\0" in value or any("\ud800" <= each <= "\udfff" for each in value):
+        raise ValueError("holds a NUL or bytes that are not UTF-8")
+
+
 def text(value: str) -> str:
     """Take any text."""
     return value

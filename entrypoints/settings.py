@@ -1,8 +1,8 @@
-"""The settings: read from the environment and a `.env` file, checked all at once."""
+"""The settings: read from variables, and checked all at once."""
 
 import difflib
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from .setting_values import (
     file_or_none,
     hops,
     limit_store,
+    must_be_text,
     names,
     nonempty,
     prompt_bytes,
@@ -161,24 +162,32 @@ class Settings:
         return any(upstream.key is None for upstream in self.upstreams)
 
     @classmethod
-    def from_mapping(cls, environment: Mapping[str, str]) -> "Settings":
+    def from_mapping(
+        cls, environment: Mapping[str, str], problems: Sequence[str] = ()
+    ) -> "Settings":
         """Read the settings; names that are neither ours nor OpenAI's are ignored.
 
+        Args:
+            environment: The variables.
+            problems: What was wrong where they come from, to be reported with the rest.
+
         Raises:
-            SettingsError: Values are not valid, or a name that begins with CHATPORT_ is unknown.
+            SettingsError: Values are not valid, or a name that begins with CHATPORT_ is unknown,
+                or there were problems before.
         """
-        problems = _unknown_names(environment)
+        found = [*problems, *_unknown_names(environment)]
         values: dict[str, Any] = {}
         for each in fields(cls):
             name, parse = each.metadata["name"], each.metadata["parse"]
             try:
                 values[each.name] = parse(environment.get(name, each.metadata["default"]))
+                must_be_text(environment.get(name, ""))
             except ValueError as error:
-                problems.append(f"{name} {error}.")
+                found.append(f"{name} {error}.")
         named = values.get("upstreams") or ((values.get("base_url", ""), KEY),)
-        values["upstreams"] = _with_keys(named, environment, problems)
-        if problems:
-            raise SettingsError(problems)
+        values["upstreams"] = _with_keys(named, environment, found)
+        if found:
+            raise SettingsError(found)
         return cls(**values)
 
 
@@ -199,21 +208,6 @@ def _with_keys(
             problems.append(f"CHATPORT_UPSTREAMS names {name} for a key, and that is not set.")
         found.append(UpstreamSetting(address, key))
     return tuple(found)
-
-
-def load_environment(environment: Mapping[str, str], dotenv: Path) -> dict[str, str]:
-    """Return the variables of a `.env` file, if it exists, and of the environment, which wins.
-
-    Raises:
-        SettingsError: The file is no text.
-    """
-    from dotenv import dotenv_values  # noqa: PLC0415  # 15 ms that `--help` need not pay
-
-    try:
-        in_file = {name: value or "" for name, value in dotenv_values(dotenv).items()}
-    except UnicodeDecodeError:
-        raise SettingsError([f"{dotenv} is not a text file in UTF-8."]) from None
-    return {**in_file, **environment}
 
 
 def describe() -> list[tuple[str, str, str]]:

@@ -180,6 +180,8 @@ BAD: list[tuple[str, Level, Callable[[Setup], object]]] = [
     ("machine.provider_log", E, lambda s: s.set(OPENAI_LOG="debug")),
     ("settings.valid", E, lambda s: s.set(CHATPORT_TIMEOUT_SECONDS="soon")),
     ("settings.valid", E, lambda s: (s.folder / ".env").write_bytes(b"A=\xff")),
+    ("settings.valid", E, lambda s: s.file(".env", "CHATPORT_USER_LIMIT 5/minute")),
+    ("settings.valid", E, lambda s: os.mkfifo(s.folder / ".env")),
     ("settings.known", E, lambda s: s.set(CHATPORT_DATABSE="sqlite:///log.db")),
     ("settings.key", E, lambda s: s.set(OPENAI_API_KEY="")),
     ("settings.key_form", W, lambda s: s.set(OPENAI_API_KEY="sk-...")),
@@ -329,6 +331,13 @@ def test_a_key_in_place_of_the_name_of_its_variable_is_not_told(setup: Setup) ->
     setup.set(CHATPORT_UPSTREAMS=f"https://one.example/v1 {SECRET}")
     found = setup.findings()
     assert found["settings.valid"].level is Level.ERROR
+    assert SECRET not in repr(found)
+
+
+def test_a_line_of_a_dotenv_file_that_may_be_a_key_is_not_told(setup: Setup) -> None:
+    found = setup.file(".env", f"A=b\n{SECRET} x\n").findings()
+    problem = f"{setup.folder / '.env'}, line 2, is not NAME=VALUE."
+    assert found["settings.valid"].found == problem
     assert SECRET not in repr(found)
 
 

@@ -205,6 +205,32 @@ def test_a_dotenv_file_that_is_no_text_is_refused_in_a_sentence(folder: Path) ->
     assert "Traceback" not in done.stderr
 
 
+def test_a_line_of_a_dotenv_file_that_says_nothing_is_a_problem_like_all_others(
+    folder: Path,
+) -> None:
+    (folder / ".env").write_text(f"\nCHATPORT_USER_LIMIT 5/minute\nCHATPORT_MODEL=\n{KEY} x\n")
+    done = run("serve", "--check", "--offline")
+    assert done.returncode == 2
+    assert done.stderr == (
+        "chatport: these settings cannot be used:\n"
+        "  .env, line 2, is not NAME=VALUE.\n"
+        "  .env, line 4, is not NAME=VALUE.\n"
+        "  CHATPORT_MODEL must not be empty.\n"
+    )
+    assert KEY not in done.stdout
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="its environment is text")
+def test_a_system_prompt_that_is_not_utf_8_is_refused_in_a_sentence() -> None:
+    done = run("serve", "--check", "--offline", CHATPORT_SYSTEM_PROMPT="Be k\udcfcnd.")
+    assert done.returncode == 2
+    assert "CHATPORT_SYSTEM_PROMPT=Be k\\xdcfcnd.\n" in done.stdout
+    assert done.stderr == (
+        "chatport: these settings cannot be used:\n"
+        "  CHATPORT_SYSTEM_PROMPT holds a NUL or bytes that are not UTF-8.\n"
+    )
+
+
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.1", "example.com", ""])
 def test_an_address_that_strangers_can_reach_is_refused(folder: Path, host: str) -> None:
     done = run("serve", "--offline", "--host", host)

@@ -12,7 +12,6 @@ from chatport.entrypoints.setting_values import Secret, UpstreamSetting
 from chatport.entrypoints.settings import (
     Settings,
     SettingsError,
-    load_environment,
     printable,
 )
 
@@ -386,29 +385,6 @@ def test_a_value_that_is_shown_cannot_command_the_terminal() -> None:
     assert shown["CHATPORT_SYSTEM_PROMPT"] == "a\\x1b[2J\n\\xdcff"
 
 
-def test_a_dotenv_file_is_read_and_the_environment_wins(tmp_path: Path) -> None:
-    dotenv = tmp_path / ".env"
-    dotenv.write_text(
-        'export OPENAI_API_KEY="sk-file"\n# a comment\nCHATPORT_MODEL=file\nCHATPORT_TOTAL_LIMIT\n'
-    )
-    assert load_environment({"CHATPORT_MODEL": "environment", "PATH": "/bin"}, dotenv) == {
-        "OPENAI_API_KEY": "sk-file",
-        "CHATPORT_MODEL": "environment",
-        "CHATPORT_TOTAL_LIMIT": "",
-        "PATH": "/bin",
-    }
-
-
-def test_a_dotenv_file_need_not_be_there(tmp_path: Path) -> None:
-    assert load_environment({"A": "1"}, tmp_path / ".env") == {"A": "1"}
-
-
-def test_a_byte_order_mark_does_not_hide_the_first_line_of_a_dotenv_file(tmp_path: Path) -> None:
-    dotenv = tmp_path / ".env"
-    dotenv.write_bytes(b"\xef\xbb\xbfOPENAI_API_KEY=sk-file\n")
-    assert load_environment({}, dotenv) == {"OPENAI_API_KEY": "sk-file"}
-
-
 def test_an_at_sign_outside_a_url_is_shown_and_a_slash_in_a_password_is_not() -> None:
     prompt = "see //x and mail a@b"
     url = "https://u:pa/ss@h/v1"
@@ -459,3 +435,21 @@ def test_a_key_in_place_of_its_variable_is_not_printed() -> None:
     assert KEY not in found
     shown = dict(printable({"CHATPORT_UPSTREAMS": value}))["CHATPORT_UPSTREAMS"]
     assert shown == "https://a.example ***, https://b.example B_KEY ,https://c.example"
+
+
+@pytest.mark.parametrize(
+    "name", ["CHATPORT_SYSTEM_PROMPT", "CHATPORT_MODEL", "CHATPORT_MODELS", "CHATPORT_PRICES"]
+)
+@pytest.mark.parametrize("value", ["a\udcff", "\ud83d", "a\x00b"])
+def test_what_no_database_and_no_provider_takes_is_refused(name: str, value: str) -> None:
+    assert problems(**{name: value}) == [f"{name} holds a NUL or bytes that are not UTF-8."]
+
+
+def test_text_beyond_the_first_plane_is_text() -> None:
+    assert Settings.from_mapping({"CHATPORT_SYSTEM_PROMPT": "🦊 \uffff"}).system_prompt
+
+
+def test_what_was_wrong_before_is_reported_with_the_rest() -> None:
+    with pytest.raises(SettingsError) as caught:
+        Settings.from_mapping({"CHATPORT_MODEL": ""}, ["Something."])
+    assert caught.value.problems == ["Something.", "CHATPORT_MODEL must not be empty."]
