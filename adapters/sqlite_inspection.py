@@ -1,9 +1,11 @@
 """A look at a database file that changes nothing: no schema, no journal, no file beside it."""
 
+import fcntl
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import datetime
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 from urllib.parse import quote
@@ -12,6 +14,7 @@ import peewee
 from playhouse.migrations import Runner
 
 from chatport.domain.admin_ports import KeyStore
+from chatport.domain.errors import StorageCorrupt
 from chatport.domain.model import State
 
 from .exchange_table import ExchangeRow, bound, timestamp
@@ -28,6 +31,12 @@ WRITE_VERSION = 18
 """The byte of the header that is 2 for a write-ahead log: www.sqlite.org/fileformat2.html"""
 
 WAL = 2
+MAGIC = b"SQLite format 3\0"
+SHADOW = "exchange_text_"
+"""What the names of the word index's own tables begin with; how they look is SQLite's affair."""
+
+Objects = dict[tuple[str, str], str]
+"""The statement that made each table, index and trigger, by kind and name."""
 
 
 class WalWithoutIndex(Exception):
@@ -39,13 +48,18 @@ class SqliteInspection:
 
     Args:
         path: The file, which must exist.
+        named: How chatport names it, if that is a link: life signs may stand beside that.
 
     Raises:
+        StorageCorrupt: It does not begin like a database.
         WalWithoutIndex: The file was copied or moved, or only half of it was.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, named: Path | None = None) -> None:
+        self._named = named or path
         self._path = path.resolve()  # SQLite, too, looks for -wal beside what a link points to
+        if self._header() and not self._header().startswith(MAGIC):
+            raise StorageCorrupt
         address = f"file:{quote(str(self._path))}?{self._mode()}"
         self.reader: Any = peewee.SqliteDatabase(address, uri=True)
 
@@ -55,8 +69,12 @@ class SqliteInspection:
 
     def uses_wal(self) -> bool:
         """Return whether the file says that it has a write-ahead log."""
+        return self._header()[WRITE_VERSION:] == bytes([WAL])
+
+    def _header(self) -> bytes:
+        """Return the beginning of the file, which is empty before anything is written."""
         with self._path.open("rb") as file:
-            return file.read(WRITE_VERSION + 1)[WRITE_VERSION:] == bytes([WAL])
+            return file.read(WRITE_VERSION + 1)
 
     def damages(self) -> list[str]:
         """Return what SQLite finds wrong with the file, at most 100 things."""
@@ -72,12 +90,46 @@ class SqliteInspection:
         """Return the names of the migrations that only a newer version of chatport knows."""
         return [each.name for each in self._migrations() if each.path is None]
 
-    def abandoned(self, at: datetime) -> int:
-        """Return how many exchanges are open though their lease has run out."""
-        row = self._exchange
-        query = row.select().where((row.state == State.OPEN) & (row.lease_until <= timestamp(at)))
+    def flaws(self) -> list[str]:
+        """Return what of the schema is missing or altered, such as `index exchange_open`."""
         with translated():
-            return int(query.count())
+            found = _objects(self.reader)
+        return [
+            f"{kind} {name} is {'altered' if (kind, name) in found else 'missing'}"
+            for (kind, name), sql in _new_objects().items()
+            if found.get((kind, name)) != sql
+        ]
+
+    def open_exchanges(self, at: datetime) -> tuple[int, int]:
+        """Return how many exchanges are open, and how many of these nobody will finish."""
+        row = self._exchange
+        query = row.select(row.owner, row.lease_until).where(row.state == State.OPEN).tuples()
+        with translated():
+            found = list(query)
+        now = timestamp(at)
+        return len(found), sum(self._is_left(owner, until, now) for owner, until in found)
+
+    def _is_left(self, owner: str, lease_until: str, at: str) -> bool:
+        alive = self._is_alive(owner)
+        return lease_until <= at if alive is None else not alive
+
+    def _is_alive(self, owner: str) -> bool | None:
+        """Return whether the process holds the lock of its life sign; None if that is not there.
+
+        It is asked for a lock that two may have, and in no way that could change the file.
+        """
+        for database in (self._named, self._path):
+            path = database.parent / f"{database.name}-alive-{owner}"
+            try:
+                if path.is_file():
+                    with path.open("rb") as file:
+                        fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+                        return False
+            except BlockingIOError:
+                return True
+            except OSError:
+                continue
+        return None
 
     def newest(self) -> datetime | None:
         """Return when the newest exchange began; None if there is none."""
@@ -111,6 +163,27 @@ class SqliteInspection:
         if not index.exists():
             raise WalWithoutIndex
         return "mode=ro&readonly_shm=1"
+
+
+def _objects(database: Any) -> Objects:
+    rows = database.execute_sql("SELECT type, name, sql FROM sqlite_master WHERE sql IS NOT NULL")
+    return {
+        (kind, name): "" if (kind, name[: len(SHADOW)]) == ("table", SHADOW) else _plain(sql)
+        for kind, name, sql in rows
+    }
+
+
+def _plain(sql: str) -> str:
+    """Return a statement without what versions of SQLite and peewee write in different ways."""
+    return "".join(sql.replace('"', "").split()).lower()
+
+
+@cache
+def _new_objects() -> Objects:
+    """Return what stands in a file that was just made."""
+    with _scratch({}) as database:
+        Runner(database, str(MIGRATIONS)).up()
+        return _objects(database)
 
 
 def effective_pragmas(asked: Mapping[str, Any] = PRAGMAS) -> dict[str, str]:

@@ -119,16 +119,28 @@ class Installation:
             raise Skip("the settings cannot be used") from None
 
     @cached_property
-    def database(self) -> Path:
-        """Return where the database is, or will be."""
+    def named(self) -> Path:
+        """Return the path of the database, which may be a link."""
         if self.settings.database is None:
             raise Skip("everything is kept in memory")
         return self.around.folder / self.settings.database
 
+    @cached_property
+    def database(self) -> Path:
+        """Return where the database is, or will be: what SQLite makes stands beside that."""
+        try:
+            return self.named.resolve()
+        except (OSError, RuntimeError):  # a link that leads to itself
+            return self.named
+
     @property
     def file(self) -> Path:
         """Return the database's file, which exists."""
-        if not self.database.is_file():
+        try:
+            found = self.database.is_file()
+        except OSError:
+            raise Skip("there can be no such file: see storage.regular") from None
+        if not found:
             raise Skip("there is no database file yet")
         return self.database
 
@@ -144,7 +156,7 @@ class Installation:
         from chatport.adapters.sqlite_inspection import SqliteInspection, WalWithoutIndex  # noqa: PLC0415  # `--help` needs none
 
         try:
-            opened = SqliteInspection(self.file)
+            opened = SqliteInspection(self.file, self.named)
         except WalWithoutIndex:
             raise Skip("its -wal has no -shm beside it; start chatport once first") from None
         self._closing.callback(opened.close)

@@ -19,12 +19,15 @@ LARGEST_WAL = 64 * 1024 * 1024
 """To what the write-ahead log is cut when nobody reads; a larger one is held by a reader."""
 
 CLOCK_SLACK_SECONDS = 60
+SHOWN = 10
+RESTORE = "Stop chatport, keep a copy of the file, and copy a backup into its place."
 FULL_SYNC, ON = "2", "1"
 OTHERS = stat.S_IRWXG | stat.S_IRWXO
 OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
 NETWORK = re.compile(
     r"nfs\d?|cifs|smb\w*|9p|afs|ceph|lustre|glusterfs|fuse\.(sshfs|glusterfs|s3fs|rclone)"
 )
+NAME_ANOTHER = "Name a file in CHATPORT_DATABASE."
 PASSING = {"tmpfs", "ramfs", "overlay"}
 
 
@@ -49,20 +52,27 @@ def folder(installation: Installation) -> Finding:
 
 
 def folder_access(installation: Installation) -> Finding:
-    """Look whether others could replace the file."""
-    place = _folder(installation)
-    mode = place.stat().st_mode
-    if mode & OTHERS_WRITE and not mode & stat.S_ISVTX:
-        return error(f"others may write into {place}", f"chmod go-w {place}")
+    """Look whether others could replace the file, a link to it, or a folder that it is in."""
+    _folder(installation)
+    for path in (installation.database, installation.named):
+        for number, place in enumerate(path.parents):
+            mode = place.stat().st_mode
+            others = stat.S_IWOTH if number else OTHERS_WRITE
+            if mode & others and not mode & stat.S_ISVTX:
+                return error(f"others may write into {place}", f"chmod go-w {place}")
     return ok("only its owner can replace the file")
 
 
 def regular(installation: Installation) -> Finding:
     """Look whether a file stands where the database belongs."""
     path = installation.database
-    if path.exists() and not path.is_file():
-        return error(f"{path} is no file", "Name a file in CHATPORT_DATABASE.")
-    return ok("it is a file" if path.exists() else "it will be made at the first start")
+    try:
+        is_file = stat.S_ISREG(path.stat().st_mode)
+    except FileNotFoundError:
+        return ok("it will be made at the first start")
+    except OSError as fault:
+        return error(f"{path} cannot be used: {fault.strerror}", NAME_ANOTHER)
+    return ok("it is a file") if is_file else error(f"{path} is no file", NAME_ANOTHER)
 
 
 def modes(installation: Installation) -> Finding:
@@ -113,15 +123,15 @@ def secure_delete(installation: Installation) -> Finding:
 
 def integrity(installation: Installation) -> Finding:
     """Let SQLite look through the file."""
-    if installation.file.stat().st_size > LARGEST_CHECKED:
-        raise Skip("it is above 1 GB: run PRAGMA quick_check on a backup")
     try:
-        damages = installation.inspection.damages()
+        inspection = installation.inspection
+        if installation.file.stat().st_size > LARGEST_CHECKED:
+            raise Skip("it is above 1 GB: run PRAGMA quick_check on a backup")
+        damages = inspection.damages()
     except StorageCorrupt:
         damages = ["it cannot be read"]
     if damages:
-        advice = "Stop chatport, keep a copy of the file, and copy a backup into its place."
-        return error(f"the file is damaged: {len(damages)} faults or more", advice)
+        return error(f"the file is damaged: {len(damages)} faults or more", RESTORE)
     return ok("SQLite finds no damage")
 
 
@@ -134,7 +144,10 @@ def schema(installation: Installation) -> Finding:
             f"{len(pending)} migrations are pending",
             "Make a backup; chatport brings the file up to date when it starts.",
         )
-    return ok("the file fits this version")
+    if flaws := installation.inspection.flaws():
+        more = f" and {len(flaws) - SHOWN} more" if len(flaws) > SHOWN else ""
+        return error(f"{', '.join(flaws[:SHOWN])}{more}", RESTORE)
+    return ok("the file fits this version, with all its tables, indexes and triggers")
 
 
 def space(installation: Installation) -> Finding:
@@ -173,11 +186,13 @@ def wal_size(installation: Installation) -> Finding:
 
 def open_exchanges(installation: Installation) -> Finding:
     """Look for exchanges that nobody will finish."""
-    count = installation.inspection.abandoned(installation.around.now)
-    if count:
+    found, left = installation.inspection.open_exchanges(installation.around.now)
+    if left:
         advice = "They are closed as interrupted when chatport starts."
-        return warning(f"{count} exchanges were left open by processes that died", advice)
-    return ok("no exchange was left open")
+        return warning(f"{left} exchanges were left open by processes that died", advice)
+    return ok(
+        f"{found} exchanges are open, and none is known to be left" if found else "none is open"
+    )
 
 
 def newest(installation: Installation) -> Finding:

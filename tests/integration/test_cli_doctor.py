@@ -17,10 +17,14 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any, Self
 
+import peewee
 import pytest
 from click.testing import CliRunner, Result
+from playhouse.migrations import Runner
 
 from chatport.adapters import OpenAIGateway, PeeweeKeys, PeeweeStore, ScriptedGateway
+from chatport.adapters.life_sign import LifeSign
+from chatport.adapters.schema import MIGRATIONS
 from chatport.adapters.sqlite_inspection import compile_options, effective_pragmas
 from chatport.domain import Caller, Exchange, HistoryBounds, State
 from chatport.domain.callers import Role
@@ -141,6 +145,25 @@ class Setup:
         (self.folder / name).chmod(mode)
         return self
 
+    def link(self, target: str, mode: int = 0o700) -> Self:
+        """Move the database to a path in the folder, and put a link into its place."""
+        moved = self.folder / target
+        moved.parent.mkdir(exist_ok=True)
+        moved.parent.chmod(mode)
+        self.database.rename(moved)
+        self.database.symlink_to(moved)
+        return self
+
+    def loop(self) -> None:
+        (self.folder / "self").symlink_to(self.folder / "self")
+
+    def leave_open(self, owner: str = "gone") -> Self:
+        """Leave an exchange open whose lease has not run out."""
+        lease = (NOON + DAY).isoformat(timespec="microseconds")
+        return self.sql(
+            f"UPDATE exchange SET state = 'open', lease_until = '{lease}', owner = '{owner}'"
+        )
+
     def damage(self) -> None:
         with self.database.open("r+b") as file:
             file.seek(4096)
@@ -159,6 +182,11 @@ def setup(tmp_path: Path) -> Setup:
     return Setup(tmp_path)
 
 
+INDEXES = (
+    *("exchange_conversation", "exchange_history", "exchange_open", "exchange_parameters"),
+    *("exchange_messages", "exchange_key", "exchange_request", "exchange_in_flight"),
+    *("message_text_digest", "messagechain_previous", "messagechain_text_id"),
+)
 W, E = Level.WARNING, Level.ERROR
 HALF_PRICE = '["mine"]\ninput = 1\n'
 BAD: list[tuple[str, Level, Callable[[Setup], object]]] = [
@@ -206,7 +234,17 @@ BAD: list[tuple[str, Level, Callable[[Setup], object]]] = [
     ("storage.durable", W, lambda s: s.set(CHATPORT_DATABASE="memory:")),
     ("storage.folder", E, lambda s: s.set(CHATPORT_DATABASE="sqlite:///missing/log.db")),
     ("storage.folder_access", E, lambda s: s.folder.chmod(0o770)),
+    (
+        "storage.folder",
+        E,
+        lambda s: s.link("far/log.db").folder.joinpath("far").rename(s.folder / "f"),
+    ),
+    ("storage.folder_access", E, lambda s: s.link("far/log.db", 0o770)),
+    ("storage.folder_access", E, lambda s: s.link("far/log.db").folder.chmod(0o770)),
+    ("storage.folder_access", E, lambda s: s.link("far/log.db").folder.chmod(0o707)),
     ("storage.regular", E, lambda s: s.set(CHATPORT_DATABASE=f"sqlite:///{s.folder}")),
+    ("storage.regular", E, lambda s: s.set(CHATPORT_DATABASE=f"sqlite:///{'x' * 300}")),
+    ("storage.regular", E, lambda s: s.set(CHATPORT_DATABASE="sqlite:///self").loop()),
     ("storage.modes", E, lambda s: s.database.chmod(0o644)),
     ("storage.modes", E, lambda s: s.file("log.db-wal", "", 0o604)),
     ("storage.owner", E, lambda s: s.change(euid=s.around.euid + 1)),
@@ -236,6 +274,12 @@ BAD: list[tuple[str, Level, Callable[[Setup], object]]] = [
         lambda s: s.sql("INSERT INTO schema_migration (name, applied) VALUES ('9999_x', '2099')"),
     ),
     ("storage.schema", W, lambda s: s.sql("DELETE FROM schema_migration WHERE name LIKE '0003%'")),
+    ("storage.schema", E, lambda s: s.sql("DROP INDEX exchange_in_flight")),
+    ("storage.schema", E, lambda s: s.sql("DROP INDEX exchange_open")),
+    ("storage.schema", E, lambda s: s.sql("DROP TABLE spending")),
+    ("storage.schema", E, lambda s: s.sql("DROP TRIGGER exchange_text_added")),
+    ("storage.schema", E, lambda s: s.sql("ALTER TABLE usage DROP COLUMN unpriced")),
+    ("storage.schema", E, lambda s: s.sql(*(f"DROP INDEX {name}" for name in INDEXES))),
     ("storage.space", E, lambda s: s.change(free_bytes=lambda _: 199_000_000)),
     ("storage.space", W, lambda s: s.change(free_bytes=lambda _: 999_000_000)),
     (
@@ -246,6 +290,17 @@ BAD: list[tuple[str, Level, Callable[[Setup], object]]] = [
     ("storage.filesystem", W, lambda s: s.change(mounts="tmpfs / tmpfs rw 0 0\n")),
     ("storage.wal_size", W, lambda s: s.long_wal()),
     ("storage.open_exchanges", W, lambda s: s.sql("UPDATE exchange SET state = 'open'")),
+    ("storage.open_exchanges", W, lambda s: s.leave_open().file("log.db-alive-gone", "")),
+    (
+        "storage.open_exchanges",
+        W,
+        lambda s: s.leave_open().link("far/log.db").file("far/log.db-alive-gone", ""),
+    ),
+    (
+        "storage.open_exchanges",
+        W,
+        lambda s: s.leave_open().link("far/log.db").file("log.db-alive-gone", ""),
+    ),
     (
         "storage.newest",
         E,
@@ -357,6 +412,68 @@ def test_without_the_network_the_provider_is_not_asked(setup: Setup) -> None:
     found = setup.findings()
     skipped = [id_ for id_, each in found.items() if each.level is Level.SKIPPED]
     assert skipped == ["network.resolved", "network.answers", "network.model"]
+
+
+def test_a_schema_is_told_what_it_lacks_and_what_is_altered(setup: Setup) -> None:
+    setup.sql(
+        "DROP INDEX exchange_open",
+        "CREATE INDEX exchange_open ON exchange (caller, user_id) WHERE state = 'open'",
+        "DROP TABLE spending",
+    )
+    assert setup.findings()["storage.schema"].found == (
+        "index exchange_open is altered, table spending is missing"
+    )
+
+
+def test_what_others_add_to_the_schema_is_theirs(setup: Setup) -> None:
+    setup.sql("CREATE INDEX mine ON exchange (model)", "CREATE TABLE notes (text)", "ANALYZE")
+    assert setup.findings()["storage.schema"].level is Level.OK
+
+
+def test_a_file_that_was_brought_up_to_date_has_the_schema_of_a_new_one(
+    setup: Setup,
+) -> None:
+    setup.database.unlink()
+    with peewee.SqliteDatabase(str(setup.database)) as database:
+        Runner(database, str(MIGRATIONS)).up("0001_exchange")
+    assert setup.findings()["storage.schema"].found == "2 migrations are pending"
+    with closing(PeeweeStore(setup.database)) as store:
+        store.check()
+    assert setup.findings()["storage.schema"].level is Level.OK
+
+
+def test_an_exchange_whose_process_lives_was_not_left(setup: Setup) -> None:
+    setup.leave_open()
+    sign = LifeSign(setup.database, "gone")
+    sign.show()
+    found = setup.change(now=NOON + 2 * DAY).findings()["storage.open_exchanges"]
+    assert found == Finding(Level.OK, "1 exchanges are open, and none is known to be left")
+    sign.hide(clean=False)
+    before = contents(setup.folder)
+    assert setup.findings()["storage.open_exchanges"].level is Level.WARNING
+    assert contents(setup.folder) == before
+
+
+def test_behind_a_link_all_is_looked_at_where_the_database_is(setup: Setup) -> None:
+    setup.link("far/log.db").file("far/log.db-wal", "", 0o604)
+    os.truncate(setup.folder / "far/log.db-wal", 65 * 1024 * 1024)
+    asked: list[Path] = []
+    setup.change(free_bytes=lambda place: asked.append(place) or 10**10)
+    setup.change(mounts=f"/dev/sda / ext4 rw 0 0\nfar:/ {setup.folder / 'far'} nfs4 rw 0 0\n")
+    found = setup.findings()
+    assert str(setup.folder / "far/log.db-wal") in found["storage.modes"].found
+    assert found["storage.wal_size"].level is Level.WARNING
+    assert found["storage.filesystem"].level is Level.ERROR
+    assert asked == [setup.folder / "far"]
+
+
+def test_what_is_no_database_is_said_once(setup: Setup, caplog: pytest.LogCaptureFixture) -> None:
+    setup.file("log.db", "this is no database, but a text")
+    found = {id_: each for id_, each in setup.findings().items() if "storage" in id_}
+    bad = [id_ for id_, each in found.items() if each.level in {W, E}]
+    assert bad == ["storage.integrity"]
+    assert found["storage.journal"].found == "the database cannot be read: see storage.integrity"
+    assert caplog.messages == []
 
 
 def contents(folder: Path) -> dict[str, tuple[str, int]]:
