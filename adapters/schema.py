@@ -1,6 +1,9 @@
 """Bringing a database file to the schema of this version of chatport."""
 
+import os
 from pathlib import Path
+from typing import Any
+from urllib.parse import quote
 
 import peewee
 from filelock import FileLock
@@ -9,7 +12,10 @@ from playhouse.migrations import Runner
 from chatport.domain.errors import StorageReadOnly, StorageTooNew
 
 MIGRATIONS = Path(__file__).with_name("migrations")
+HISTORY = "schema_migration"
 FOLDER = "The database's path leads to a folder; name a file in it instead."
+NO_FILE = "The database's path leads to a pipe or a device; name a file instead."
+FOREIGN = "The database file belongs to another program; name another file."
 
 
 def migrate(database: peewee.Database, path: Path) -> None:
@@ -24,12 +30,49 @@ def refuse_newer(path: Path) -> None:
     """Look at the file as it is, without changing even its journal mode.
 
     Raises:
-        StorageReadOnly: There is a folder in its place.
+        StorageReadOnly: There is a folder or a pipe in its place, or another program's database.
         StorageTooNew: It has migrations that this version does not know.
     """
-    if path.is_dir():
-        raise StorageReadOnly(FOLDER)
-    with peewee.SqliteDatabase(str(path)) as database:
-        status = Runner(database, str(MIGRATIONS)).status()
+    if not path.is_file():
+        raise StorageReadOnly(FOLDER if path.is_dir() else NO_FILE)
+    status, tables = _untouched(path)
+    if is_foreign(status, tables):
+        raise StorageReadOnly(FOREIGN)
     if any(migration.path is None for migration in status):
         raise StorageTooNew
+
+
+def is_foreign(status: list[Any], tables: set[str]) -> bool:
+    """Return whether there are tables, and no sign that chatport ever made any of them."""
+    ours = "exchange" in tables or any(each.applied and each.path for each in status)
+    return bool(tables - {HISTORY}) and not ours
+
+
+def look(database: peewee.SqliteDatabase) -> tuple[list[Any], set[str]]:
+    """Return all migrations, with what the file has of them, and the names of its tables."""
+    return Runner(database, str(MIGRATIONS)).status(), set(database.get_tables())
+
+
+def uri(path: Path, mode: str) -> str:
+    """Return the file's address, to be opened in a mode of www.sqlite.org/uri.html."""
+    return f"file:{quote(os.fsencode(path))}?{mode}"
+
+
+def _untouched(path: Path) -> tuple[list[Any], set[str]]:
+    """Return what `look` finds, and leave the file as it is.
+
+    The last connection that closes would move a write-ahead log that a killed process has left
+    into the file, unless it can only read. What remains: where that log has no -shm beside it,
+    SQLite makes one, which holds nothing that is not in the log.
+    """
+    place = path.resolve()  # SQLite, too, looks for -wal beside what a link points to
+    wal, index = (place.with_name(place.name + end) for end in ("-wal", "-shm"))
+    if wal.exists() and wal.stat().st_size:
+        mode = "mode=ro&readonly_shm=1" if index.exists() else "mode=ro"
+        try:
+            with peewee.SqliteDatabase(uri(place, mode), uri=True) as database:
+                return look(database)
+        except peewee.OperationalError:
+            pass  # another process has just closed the file, and the log is gone
+    with peewee.SqliteDatabase(str(path)) as database:
+        return look(database)

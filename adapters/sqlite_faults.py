@@ -39,6 +39,7 @@ BY_NAME: dict[str, type[StorageUnavailable]] = {
     "ENOENT": StorageReadOnly,
     "ENOTDIR": StorageReadOnly,
     "EISDIR": StorageReadOnly,
+    "ENAMETOOLONG": StorageReadOnly,
     "SQLITE_CORRUPT": StorageCorrupt,
     "SQLITE_NOTADB": StorageCorrupt,
     "NOT_UTF8": StorageCorrupt,

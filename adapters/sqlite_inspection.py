@@ -8,7 +8,6 @@ from datetime import datetime
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
-from urllib.parse import quote
 
 import peewee
 from playhouse.migrations import Runner
@@ -19,7 +18,7 @@ from chatport.domain.model import State
 
 from .exchange_table import ExchangeRow, bound, timestamp
 from .peewee_keys import PeeweeKeys
-from .schema import MIGRATIONS
+from .schema import MIGRATIONS, is_foreign, look, uri
 from .sqlite_database import PRAGMAS
 from .sqlite_faults import parsing, translated
 
@@ -60,8 +59,7 @@ class SqliteInspection:
         self._path = path.resolve()  # SQLite, too, looks for -wal beside what a link points to
         if self._header() and not self._header().startswith(MAGIC):
             raise StorageCorrupt
-        address = f"file:{quote(str(self._path))}?{self._mode()}"
-        self.reader: Any = peewee.SqliteDatabase(address, uri=True)
+        self.reader: Any = peewee.SqliteDatabase(uri(self._path, self._mode()), uri=True)
 
     def close(self) -> None:
         """Close the file."""
@@ -89,6 +87,11 @@ class SqliteInspection:
     def unknown_migrations(self) -> list[str]:
         """Return the names of the migrations that only a newer version of chatport knows."""
         return [each.name for each in self._migrations() if each.path is None]
+
+    def is_foreign(self) -> bool:
+        """Return whether another program has made the file."""
+        with translated():
+            return is_foreign(*look(self.reader))
 
     def flaws(self) -> list[str]:
         """Return what of the schema is missing or altered, such as `index exchange_open`."""

@@ -24,6 +24,9 @@ EXIT_SETTINGS = 2
 EXIT_STORAGE = 3
 EXIT_STORAGE_TOO_NEW = 5
 
+LONGEST_END = "-alive-" + "0" * 32
+"""Of the names of the files beside the database; the digits are those of an id."""
+
 RESTORE = (
     "The database file is damaged; stop whatever uses it, move it and its -wal and -shm to another"
     " folder, copy a backup into its place, and start again."
@@ -42,9 +45,22 @@ def load_settings(*, show: bool = False) -> Settings:
         for name, value in printable(environment):
             click.echo(f"{name}={value}")
     try:
-        return Settings.from_mapping(environment, problems)
+        settings = Settings.from_mapping(environment, problems)
     except SettingsError as error:
         _refuse(error.problems)
+    if settings.database is not None:
+        _check_name(settings.database)
+    return settings
+
+
+def _check_name(database: Path) -> None:
+    """End the program if the system takes no file of that name, or none of those beside it."""
+    try:
+        (database.parent / f"{database.name}{LONGEST_END}").stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    except OSError as error:
+        stop(EXIT_STORAGE, f"the database {database} cannot be used: {error.strerror}.")
 
 
 def check_prices(settings: Settings) -> None:

@@ -27,7 +27,7 @@ OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
 NETWORK = re.compile(
     r"nfs\d?|cifs|smb\w*|9p|afs|ceph|lustre|glusterfs|fuse\.(sshfs|glusterfs|s3fs|rclone)"
 )
-NAME_ANOTHER = "Name a file in CHATPORT_DATABASE."
+NAME_ANOTHER = "Name another file in CHATPORT_DATABASE."
 PASSING = {"tmpfs", "ramfs", "overlay"}
 
 
@@ -137,6 +137,8 @@ def integrity(installation: Installation) -> Finding:
 
 def schema(installation: Installation) -> Finding:
     """Look whether the file fits this version."""
+    if installation.inspection.is_foreign():
+        return error("the file belongs to another program", NAME_ANOTHER)
     if installation.inspection.unknown_migrations():
         return error("a newer version of chatport wrote it", "Run that version.")
     if pending := installation.inspection.pending_migrations():

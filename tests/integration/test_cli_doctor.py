@@ -157,6 +157,16 @@ class Setup:
     def loop(self) -> None:
         (self.folder / "self").symlink_to(self.folder / "self")
 
+    def foreign(self) -> None:
+        self.database.unlink()
+        self.sql("CREATE TABLE notes (text)")
+
+    def beneath(self, name: str) -> Path:
+        """Put the database into a folder of this one."""
+        (self.folder / name).mkdir(mode=0o700)
+        self.set(CHATPORT_DATABASE=f"sqlite:///{name}/log.db")
+        return self.folder
+
     def leave_open(self, owner: str = "gone") -> Self:
         """Leave an exchange open whose lease has not run out."""
         lease = (NOON + DAY).isoformat(timespec="microseconds")
@@ -242,6 +252,7 @@ BAD: list[tuple[str, Level, Callable[[Setup], object]]] = [
     ("storage.folder_access", E, lambda s: s.link("far/log.db", 0o770)),
     ("storage.folder_access", E, lambda s: s.link("far/log.db").folder.chmod(0o770)),
     ("storage.folder_access", E, lambda s: s.link("far/log.db").folder.chmod(0o707)),
+    ("storage.folder_access", E, lambda s: s.beneath("far").chmod(0o707)),
     ("storage.regular", E, lambda s: s.set(CHATPORT_DATABASE=f"sqlite:///{s.folder}")),
     ("storage.regular", E, lambda s: s.set(CHATPORT_DATABASE=f"sqlite:///{'x' * 300}")),
     ("storage.regular", E, lambda s: s.set(CHATPORT_DATABASE="sqlite:///self").loop()),
@@ -274,6 +285,7 @@ BAD: list[tuple[str, Level, Callable[[Setup], object]]] = [
         lambda s: s.sql("INSERT INTO schema_migration (name, applied) VALUES ('9999_x', '2099')"),
     ),
     ("storage.schema", W, lambda s: s.sql("DELETE FROM schema_migration WHERE name LIKE '0003%'")),
+    ("storage.schema", E, lambda s: s.foreign()),
     ("storage.schema", E, lambda s: s.sql("DROP INDEX exchange_in_flight")),
     ("storage.schema", E, lambda s: s.sql("DROP INDEX exchange_open")),
     ("storage.schema", E, lambda s: s.sql("DROP TABLE spending")),
@@ -457,14 +469,14 @@ def test_an_exchange_whose_process_lives_was_not_left(setup: Setup) -> None:
 def test_behind_a_link_all_is_looked_at_where_the_database_is(setup: Setup) -> None:
     setup.link("far/log.db").file("far/log.db-wal", "", 0o604)
     os.truncate(setup.folder / "far/log.db-wal", 65 * 1024 * 1024)
-    asked: list[Path] = []
-    setup.change(free_bytes=lambda place: asked.append(place) or 10**10)
+    room = {setup.folder / "far": 10**10}
+    setup.change(free_bytes=lambda place: room[place])
     setup.change(mounts=f"/dev/sda / ext4 rw 0 0\nfar:/ {setup.folder / 'far'} nfs4 rw 0 0\n")
     found = setup.findings()
     assert str(setup.folder / "far/log.db-wal") in found["storage.modes"].found
     assert found["storage.wal_size"].level is Level.WARNING
     assert found["storage.filesystem"].level is Level.ERROR
-    assert asked == [setup.folder / "far"]
+    assert found["storage.space"].level is Level.OK
 
 
 def test_what_is_no_database_is_said_once(setup: Setup, caplog: pytest.LogCaptureFixture) -> None:

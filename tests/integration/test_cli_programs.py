@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import shutil
 import socket
 import sqlite3
 import subprocess
@@ -308,6 +309,7 @@ def test_a_piped_prompt_that_fails_is_told_and_is_exit_code_1(
     assert done.returncode == 1
 
 
+LATER = "INSERT INTO schema_migration (name, applied) VALUES ('9999_later', '2099-01-01')"
 COMMANDS = [
     ["log", "list"],
     ["log", "export"],
@@ -340,6 +342,95 @@ def test_a_folder_that_is_not_there_is_exit_code_3(arguments: list[str]) -> None
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.parametrize("length", [220, 300])
+@pytest.mark.parametrize("arguments", COMMANDS, ids=" ".join)
+def test_a_name_that_no_file_or_none_beside_it_can_have_is_exit_code_3(
+    folder: Path, arguments: list[str], length: int
+) -> None:
+    name = "x" * length
+    done = run(*arguments, typed="Hello\n", CHATPORT_DATABASE=f"sqlite:///{name}")
+    assert (done.returncode, done.stdout) == (3, "")
+    assert done.stderr == f"chatport: the database {name} cannot be used: File name too long.\n"
+    assert list(folder.iterdir()) == []
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no pipe has a name there")
+@pytest.mark.parametrize("path", ["/dev/null", "pipe"])
+@pytest.mark.parametrize("arguments", COMMANDS, ids=" ".join)
+def test_a_pipe_or_a_device_in_place_of_the_file_is_exit_code_3(
+    folder: Path, arguments: list[str], path: str
+) -> None:
+    os.mkfifo(folder / "pipe")
+    done = run(*arguments, typed="Hello\n", CHATPORT_DATABASE=f"sqlite:///{path}")
+    assert (done.returncode, done.stdout) == (3, "")
+    assert done.stderr.endswith(
+        "chatport: The database's path leads to a pipe or a device; name a file instead.\n"
+    )
+    assert [each.name for each in folder.iterdir()] == ["pipe"]
+
+
+def digests(folder: Path) -> dict[str, str]:
+    return {path.name: digest(path) for path in folder.iterdir()}
+
+
+def leave_hot(away: Path, folder: Path, *statements: str) -> None:
+    """Leave a database as kill -9 leaves it: what the statements wrote stands in its -wal only."""
+    with closing(sqlite3.connect(away / "chatport.db")) as connection:
+        connection.execute("PRAGMA journal_mode=wal")
+        for statement in statements:
+            connection.execute(statement)
+        connection.commit()
+        for path in away.iterdir():
+            shutil.copy(path, folder)
+
+
+@pytest.mark.parametrize("journal", ["wal", "hot", "delete"])
+@pytest.mark.parametrize("arguments", COMMANDS, ids=" ".join)
+def test_a_database_of_another_program_is_exit_code_3_and_left_alone(
+    folder: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+    arguments: list[str],
+    journal: str,
+) -> None:
+    made = ("CREATE TABLE notes (text)", "INSERT INTO notes VALUES ('mine')")
+    if journal == "hot":
+        leave_hot(tmp_path_factory.mktemp("away"), folder, *made)
+    else:
+        with closing(sqlite3.connect(folder / "chatport.db")) as connection:
+            connection.execute(f"PRAGMA journal_mode={journal}")
+            for statement in made:
+                connection.execute(statement)
+            connection.commit()
+    before = digests(folder)
+    done = run(*arguments, typed="Hello\n")
+    assert (done.returncode, done.stdout) == (3, "")
+    assert done.stderr.endswith(
+        "chatport: The database file belongs to another program; name another file.\n"
+    )
+    assert digests(folder) == before
+
+
+@pytest.mark.parametrize("index", [True, False])
+@pytest.mark.parametrize("arguments", COMMANDS, ids=" ".join)
+def test_what_a_killed_newer_version_has_left_is_left_alone(
+    folder: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+    arguments: list[str],
+    index: bool,
+) -> None:
+    away = tmp_path_factory.mktemp("away")
+    write_log(away / "chatport.db", "Hello")
+    leave_hot(away, folder, LATER)
+    if not index:
+        (folder / "chatport.db-shm").unlink()
+    before = digests(folder)
+    done = run(*arguments, typed="Hello\n")
+    assert (done.returncode, done.stdout) == (5, "")
+    after = digests(folder)
+    assert {name: after[name] for name in before} == before
+    assert set(after) - set(before) <= {"chatport.db-shm"}
+
+
 @pytest.mark.parametrize("journal", ["wal", "delete"])
 @pytest.mark.parametrize("arguments", COMMANDS, ids=" ".join)
 def test_a_database_of_a_newer_version_is_exit_code_5_and_left_alone(
@@ -349,9 +440,7 @@ def test_a_database_of_a_newer_version_is_exit_code_5_and_left_alone(
     write_log(database, "Hello")
     with closing(sqlite3.connect(database)) as connection:
         connection.execute(f"PRAGMA journal_mode={journal}")
-        connection.execute(
-            "INSERT INTO schema_migration (name, applied) VALUES ('9999_later', '2099-01-01')"
-        )
+        connection.execute(LATER)
         connection.commit()
     before = digest(database)
     done = run(*arguments, typed="Hello\n")
