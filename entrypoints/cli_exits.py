@@ -16,6 +16,7 @@ from chatport.domain.errors import (
     StorageUnavailable,
 )
 
+from . import database_name
 from .environment import load_environment
 from .settings import Settings, SettingsError, printable
 
@@ -23,9 +24,6 @@ EXIT_FAILED = 1
 EXIT_SETTINGS = 2
 EXIT_STORAGE = 3
 EXIT_STORAGE_TOO_NEW = 5
-
-LONGEST_END = "-alive-" + "0" * 32
-"""Of the names of the files beside the database; the digits are those of an id."""
 
 RESTORE = (
     "The database file is damaged; stop whatever uses it, move it and its -wal and -shm to another"
@@ -48,19 +46,9 @@ def load_settings(*, show: bool = False) -> Settings:
         settings = Settings.from_mapping(environment, problems)
     except SettingsError as error:
         _refuse(error.problems)
-    if settings.database is not None:
-        _check_name(settings.database)
+    if settings.database is not None and (found := database_name.fault(settings.database)):
+        stop(EXIT_STORAGE, f"the database {settings.database} cannot be used: {found}.")
     return settings
-
-
-def _check_name(database: Path) -> None:
-    """End the program if the system takes no file of that name, or none of those beside it."""
-    try:
-        (database.parent / f"{database.name}{LONGEST_END}").stat()
-    except (FileNotFoundError, NotADirectoryError):
-        return
-    except OSError as error:
-        stop(EXIT_STORAGE, f"the database {database} cannot be used: {error.strerror}.")
 
 
 def check_prices(settings: Settings) -> None:

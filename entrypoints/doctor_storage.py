@@ -7,6 +7,7 @@ from pathlib import Path
 
 from chatport.domain.errors import StorageCorrupt
 
+from . import database_name
 from .doctor_findings import Check, Finding, Skip, error, ok, warning
 from .doctor_installation import Installation
 
@@ -66,11 +67,13 @@ def folder_access(installation: Installation) -> Finding:
 def regular(installation: Installation) -> Finding:
     """Look whether a file stands where the database belongs."""
     path = installation.database
+    if found := database_name.fault(path):
+        return error(f"{path} cannot be used: {found}", NAME_ANOTHER)
     try:
         is_file = stat.S_ISREG(path.stat().st_mode)
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return ok("it will be made at the first start")
-    except OSError as fault:
+    except OSError as fault:  # a link that leads to itself
         return error(f"{path} cannot be used: {fault.strerror}", NAME_ANOTHER)
     return ok("it is a file") if is_file else error(f"{path} is no file", NAME_ANOTHER)
 

@@ -255,6 +255,7 @@ BAD: list[tuple[str, Level, Callable[[Setup], object]]] = [
     ("storage.folder_access", E, lambda s: s.beneath("far").chmod(0o707)),
     ("storage.regular", E, lambda s: s.set(CHATPORT_DATABASE=f"sqlite:///{s.folder}")),
     ("storage.regular", E, lambda s: s.set(CHATPORT_DATABASE=f"sqlite:///{'x' * 300}")),
+    ("storage.regular", E, lambda s: s.set(CHATPORT_DATABASE=f"sqlite:///{'x' * 220}")),
     ("storage.regular", E, lambda s: s.set(CHATPORT_DATABASE="sqlite:///self").loop()),
     ("storage.modes", E, lambda s: s.database.chmod(0o644)),
     ("storage.modes", E, lambda s: s.file("log.db-wal", "", 0o604)),

@@ -24,7 +24,7 @@ from chatport.adapters import PeeweeStore, group_commit, sqlite_faults
 from chatport.adapters.exchange_table import ExchangeRow, RefusalRow, bound, timestamp
 from chatport.adapters.group_commit import GroupCommit
 from chatport.adapters.request_texts import MessageChainRow, MessageTextRow
-from chatport.adapters.schema import MIGRATIONS
+from chatport.adapters.schema import MIGRATIONS, uri
 from chatport.adapters.sqlite_ledger import RESERVE
 from chatport.domain import Exchange, HistoryBounds, LogQuery, State, Usage
 from chatport.domain.errors import (
@@ -489,6 +489,25 @@ def test_a_file_of_a_newer_version_is_refused_and_left_as_it_is(path: Path) -> N
     with closing(PeeweeStore(path)) as store, pytest.raises(StorageTooNew):
         store.check()
     assert path.read_bytes() == before
+
+
+def test_a_log_that_goes_while_it_is_looked_at_keeps_nobody_out(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    last = PeeweeStore(path)
+    last.begin(exchange(1), BOUNDS)
+    last.finish(replace(exchange(1), state=State.COMPLETED, finished_at=NOW))
+    modes: list[str] = []
+
+    def closing_it(place: Path, mode: str) -> str:
+        modes.append(mode)
+        last.close()
+        return uri(place, mode)
+
+    with monkeypatch.context() as patch, closing(PeeweeStore(path)) as store:
+        patch.setattr("chatport.adapters.schema.uri", closing_it)
+        assert [found.id for found in store.search(LogQuery())] == ["ada-1"]
+    assert modes == ["mode=ro&readonly_shm=1"]
 
 
 def test_two_stores_with_two_files_live_in_one_process(tmp_path: Path) -> None:
