@@ -19,6 +19,7 @@ from chatport.domain.errors import (
 from . import database_name
 from .environment import load_environment
 from .settings import Settings, SettingsError, printable
+from .terminal import printable_text
 
 EXIT_FAILED = 1
 EXIT_SETTINGS = 2
@@ -85,5 +86,5 @@ def faults_end_the_program() -> Iterator[None]:
 
 def stop(code: int, message: str) -> NoReturn:
     """Print one message to standard error, and exit."""
-    click.echo(f"chatport: {message}", err=True)
+    click.echo(f"chatport: {printable_text(message)}", err=True)
     sys.exit(code)

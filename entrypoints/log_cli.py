@@ -98,7 +98,10 @@ def show(exchange_id: str, *, as_json: bool) -> None:
 @_filters
 @click.option("--output", type=click.File("w", encoding="utf-8", lazy=True), default="-")
 def export(output: TextIO, **filters: Any) -> None:
-    """Write exchanges as JSON Lines, oldest first, with a progress bar on a terminal."""
+    """Write exchanges as JSON Lines, oldest first, with a progress bar on a terminal.
+
+    All is ASCII: other characters, such as those that command a terminal, are escaped as in JSON.
+    """
     with _store() as store:
         output.write("")  # empties an older file even if there is nothing to export
         newest = store.search(_query(filters, limit=1))
@@ -110,7 +113,7 @@ def export(output: TextIO, **filters: Any) -> None:
             done = 0
             for found in _all(store, _query(filters, limit=PAGE), last):
                 exchange = store.find(found.id) or found  # the list leaves out what may be large
-                output.write(json.dumps(encode(exchange), ensure_ascii=False) + "\n")
+                output.write(json.dumps(encode(exchange)) + "\n")
                 bar.update(exchange.number - done)
                 done = exchange.number
 

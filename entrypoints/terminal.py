@@ -1,21 +1,28 @@
 """Showing text that strangers wrote in a terminal."""
 
-import re
+import unicodedata
 from collections.abc import Sequence
 
-CONTROL = re.compile(
-    r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]"
-)
-"""Control characters but newline and tab, halves of surrogate pairs, and what turns text round."""
+UNSEEN = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
+"""Categories of what does something, but is not seen: controls, what turns text round or hides in
+it, halves of surrogate pairs, ends of lines and of paragraphs. Private use, and what is assigned
+later (as next year's emoji), is seen, if only as a box."""
 
+WANTED = frozenset("\n\t\u200c\u200d")
+"""Those of them that texts need: the last two join emoji, and part letters in Persian and Hindi."""
 
 NARROWEST = 8
 """Characters of the last column of a table, even if that makes its lines too long to show."""
 
 
 def printable_text(text: str) -> str:
-    """Return the text with what could command a terminal written as an escape."""
-    return CONTROL.sub(lambda match: f"\\x{ord(match.group()):02x}", text)
+    """Return the text with what could command a terminal, or hide in it, written as an escape."""
+    return text if text.isprintable() else "".join(map(_printable, text))
+
+
+def _printable(char: str) -> str:
+    shown = char in WANTED or unicodedata.category(char) not in UNSEEN
+    return char if shown else char.encode("unicode_escape").decode("ascii")
 
 
 def one_line(text: str, width: int) -> str:

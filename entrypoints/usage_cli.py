@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 import sys
+import unicodedata
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from datetime import UTC, date, datetime
@@ -26,8 +27,9 @@ ALL = 2**62
 PAGE = 10_000
 SHOWN_REFUSALS = 10
 
-FORMULA = re.compile(r"[=+\-@\t\r\n]")
-"""With what a spreadsheet sees a cell begin that it computes (OWASP, CSV injection)."""
+FORMULA = re.compile(r"[\s\u200c\u200d]*[=+\-\u2212@]|[\t\r\n]")
+"""With what a spreadsheet sees a cell begin that it computes (OWASP, CSV injection); some take
+white space away first. U+2212 is the minus of typographers, which LibreOffice reads as one."""
 
 
 class DayType(click.ParamType):  # type: ignore[type-arg]  # older ones of click take none
@@ -162,5 +164,10 @@ def _csv(rows: Sequence[UsageRow]) -> Iterator[str]:
 
 
 def _no_formula(name: str) -> str:
-    """Return a name that neither a spreadsheet nor a terminal takes for a command."""
-    return f"'{printable_text(name)}" if FORMULA.match(name) else printable_text(name)
+    """Return a name that neither a spreadsheet nor a terminal takes for a command.
+
+    The full-width and small forms of the signs count as the signs: some spreadsheets change them
+    into those, as NFKC does.
+    """
+    taken = FORMULA.match(unicodedata.normalize("NFKC", name))
+    return f"'{printable_text(name)}" if taken else printable_text(name)

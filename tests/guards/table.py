@@ -794,4 +794,36 @@ REQUESTS = (
     ),
 )
 
-GUARDS = (*STORAGE, *TURNS, *CALLERS, *MONEY, *REPEATS, *PROVIDER, *SECRETS, *REQUESTS)
+TERMINAL = (
+    Guard(
+        "what a stranger said commands the terminal",
+        "entrypoints/terminal.py",
+        "unicodedata.category(char) not in UNSEEN",
+        'unicodedata.category(char) != "Cs"',
+        (
+            (
+                "unit/test_terminal.py::test_nothing_unseen_but_newline_tab_and_what_joins_"
+                "letters_is_left"
+            ),
+        ),
+    ),
+    Guard(
+        "an export commands the terminal",
+        "entrypoints/log_cli.py",
+        "output.write(json.dumps(encode(exchange))",
+        "output.write(json.dumps(encode(exchange), ensure_ascii=False)",
+        (("integration/test_cli_log.py::test_nothing_that_was_said_can_command_the_terminal"),),
+    ),
+    Guard(
+        "a spreadsheet computes the name of a model",
+        "entrypoints/usage_cli.py",
+        'unicodedata.normalize("NFKC", name)',
+        "name",
+        ("integration/test_cli_usage.py::test_no_name_is_a_formula",),
+    ),
+)
+
+GUARDS = (
+    *(*STORAGE, *TURNS, *CALLERS, *MONEY, *REPEATS, *PROVIDER, *SECRETS, *REQUESTS),
+    *TERMINAL,
+)

@@ -285,7 +285,7 @@ def test_nothing_typed_is_nothing_asked() -> None:
 
 def test_an_answer_cannot_command_the_terminal() -> None:
     done = run("chat", "--offline", typed="\x1b[31m \x9b2J \u202e\n")
-    assert done.stdout == "You said: \\x1b[31m \\x9b2J \\x202e\n"
+    assert done.stdout == "You said: \\x1b[31m \\x9b2J \\u202e\n"
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,9 @@ from chatport.entrypoints.cli import main
 NOON = datetime(2026, 11, 23, 12, 0, 0, tzinfo=UTC)
 DAY = timedelta(days=1)
 CENT = 10_000_000
-HOSTILE = "word \x1b[2J\x1b]0;owned\x07 \x9b31m \u202egpj\r\x08\x7f"
+HOSTILE = (
+    "word \x1b[2J\x1b]0;owned\x07 \x9b31m \u202egpj\r\x08\x7f\x85\u2066\u061c\u200b\ufeff\u2028"
+)
 Ask = Callable[..., None]
 
 
@@ -277,7 +279,14 @@ def test_csv_has_a_header_and_quotes_what_needs_it(ask: Ask) -> None:
     assert (row["name"], row["calls"], row["cost_usd"]) == ('a, "b"\nc', "1", "0.01")
 
 
-@pytest.mark.parametrize("first", ["=", "+", "-", "@", "\t", "\n"])
+FULL_WIDTH = "\uff1d\uff0b\uff0d\uff20"
+SMALL = "\ufe66\ufe62\ufe63\ufe6b"
+BEFORE_A_SIGN = [" =", " \u00a0@", "\u3000+", "\u200d=", " \uff1d"]
+
+
+@pytest.mark.parametrize(
+    "first", [*"=+-@\t\n\u2212", *FULL_WIDTH, *SMALL, *BEFORE_A_SIGN], ids=ascii
+)
 def test_no_name_is_a_formula(ask: Ask, first: str) -> None:
     ask(model=f"{first}cmd|' /C calc'!A1")
     (row,) = csv.DictReader(io.StringIO(run("--by", "model", "--csv").stdout))
@@ -285,8 +294,8 @@ def test_no_name_is_a_formula(ask: Ask, first: str) -> None:
 
 
 def test_only_a_formula_gets_a_quote(ask: Ask) -> None:
-    ask(user="@ada", model="gpt=1")
-    for by, name in [("user", "shop/@ada"), ("model", "gpt=1")]:
+    ask(user="@ada", model=" gpt=1")
+    for by, name in [("user", "shop/@ada"), ("model", " gpt=1")]:
         (row,) = csv.DictReader(io.StringIO(run("--by", by, "--csv").stdout))
         assert row["name"] == name
 
@@ -366,8 +375,8 @@ def test_no_name_can_command_the_terminal(ask: Ask, store: PeeweeStore, options:
     store.count_refusal("shop", HOSTILE, NOON)
     result = run("--by", "model", *options)
     assert "word" in "".join(lines(result))
-    commands = {char for char in result.stdout if unicodedata.category(char) == "Cc"} - {"\n"}
-    assert commands | ({"\u202e"} & set(result.stdout)) == set()
+    unseen = {"Cc", "Cf", "Zl", "Zp"}
+    assert {char for char in result.stdout if unicodedata.category(char) in unseen} == {"\n"}
 
 
 def test_json_holds_a_name_unchanged(ask: Ask) -> None:

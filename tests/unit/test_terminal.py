@@ -8,6 +8,11 @@ from hypothesis import strategies as st
 
 from chatport.entrypoints.terminal import one_line, printable_text, table
 
+FAMILY = "\U0001f468\u200d\U0001f469\u200d\U0001f467"
+HEART = "\u2764\ufe0f"
+PERSIAN = "\u0645\u06cc\u200c\u062e\u0648\u0627\u0647\u0645"
+UNASSIGNED, PRIVATE = "\U0001fbff", "\ue000"
+
 
 @pytest.mark.parametrize(
     ("text", "shown"),
@@ -18,21 +23,32 @@ from chatport.entrypoints.terminal import one_line, printable_text, table
         ("\x1b[31mred", "\\x1b[31mred"),
         ("\x1b]0;title\x07", "\\x1b]0;title\\x07"),
         ("\x9b31m", "\\x9b31m"),
-        ("over\rwritten", "over\\x0dwritten"),
+        ("over\rwritten", "over\\rwritten"),
         ("back\x08space\x7f", "back\\x08space\\x7f"),
-        ("\u202egpj.exe", "\\x202egpj.exe"),
-        ("\u2066isolated\u2069", "\\x2066isolated\\x2069"),
+        ("\u202egpj.exe", "\\u202egpj.exe"),
+        ("\u2066isolated\u2069", "\\u2066isolated\\u2069"),
+        ("\u061cturned\u200f", "\\u061cturned\\u200f"),
+        ("hid\u200bden\ufeff\u00ad", "hid\\u200bden\\ufeff\\xad"),
+        ("\u2028line\u2029", "\\u2028line\\u2029"),
+        ("\U000e0041", "\\U000e0041"),
         ("\x00", "\\x00"),
+        (FAMILY, FAMILY),
+        (HEART, HEART),
+        (PERSIAN, PERSIAN),
+        (UNASSIGNED + PRIVATE, UNASSIGNED + PRIVATE),
     ],
 )
 def test_what_could_command_a_terminal_is_shown_as_an_escape(text: str, shown: str) -> None:
     assert printable_text(text) == shown
 
 
-@given(st.text())
-def test_no_control_character_but_newline_and_tab_is_left(text: str) -> None:
-    left = {char for char in printable_text(text) if unicodedata.category(char) == "Cc"}
-    assert left <= {"\n", "\t"}
+@given(st.text(st.characters(categories=["Cc", "Cf", "Cs", "Zl", "Zp", "L", "S"])))
+def test_nothing_unseen_but_newline_tab_and_what_joins_letters_is_left(text: str) -> None:
+    shown = printable_text(text)
+    left = {
+        char for char in shown if unicodedata.category(char)[0] == "C" or char in "\u2028\u2029"
+    }
+    assert left <= {"\n", "\t", "\u200c", "\u200d"}
 
 
 @pytest.mark.parametrize("half", [chr(0xD83D), chr(0xDC4B)])
