@@ -6,7 +6,7 @@ from datetime import datetime, timedelta
 from itertools import dropwhile, islice
 from typing import Any
 
-from flask import Blueprint, request
+from flask import Blueprint
 
 from chatport.domain.admin_ports import UsageLog
 from chatport.domain.callers import Caller, Role
@@ -21,6 +21,7 @@ from .admin_wire import CallerChanges, CallersPage, LogPage, NewCaller, Rotation
 from .caller_json import encode_caller
 from .exchange_json import encode
 from .request_body import body_bytes, parsed_object
+from .request_query import parsed_query
 from .usage_json import encode_refusal, encode_usage, midnight, refusals
 from .wire import checked
 
@@ -47,11 +48,11 @@ def blueprint(admin: Admin) -> Blueprint:
 def _add_statistics(api: Blueprint, admin: Admin) -> None:
     @api.get("/admin/usage")
     def read_usage() -> dict[str, Any]:
-        return _usage(admin.usage, checked(UsagePage, request.args.to_dict()))
+        return _usage(admin.usage, parsed_query(UsagePage))
 
     @api.get("/admin/log")
     def search_log() -> dict[str, Any]:
-        asked = checked(LogPage, request.args.to_dict())
+        asked = parsed_query(LogPage)
         found = admin.store.search(_log_query(asked))
         shown = found[: asked.limit]
         return {
@@ -104,7 +105,7 @@ def _log_query(asked: LogPage) -> LogQuery:
 def _add_callers(api: Blueprint, admin: Admin) -> None:
     @api.get("/admin/keys")
     def list_callers() -> dict[str, Any]:
-        asked = checked(CallersPage, request.args.to_dict())
+        asked = parsed_query(CallersPage)
         after = asked.after or ""
         later = dropwhile(lambda found: found[0].name <= after, admin.keys.list())
         found = list(islice(later, asked.limit + 1))

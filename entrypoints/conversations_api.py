@@ -2,12 +2,13 @@
 
 from typing import Any
 
-from flask import Blueprint, g, request
+from flask import Blueprint, g
 
 from chatport.domain.chat import ChatService
 from chatport.domain.model import Exchange
 
-from .wire import PageQuery, checked
+from .request_query import parsed_query
+from .wire import PageQuery
 
 
 def blueprint(service: ChatService) -> Blueprint:
@@ -16,7 +17,7 @@ def blueprint(service: ChatService) -> Blueprint:
 
     @api.get("/conversations/<user_id>")
     def read_conversation(user_id: str) -> dict[str, Any]:
-        query = checked(PageQuery, request.args.to_dict())
+        query = parsed_query(PageQuery)
         page = service.conversation(
             g.caller.name, user_id, before=query.before or None, limit=query.limit + 1
         )

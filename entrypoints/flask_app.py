@@ -2,7 +2,7 @@
 
 import re
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from functools import partial
 from http import HTTPStatus
@@ -20,11 +20,12 @@ from chatport.domain.text import is_storable
 from . import admin_api, completion_api, conversations_api, docs_api, openai_api, ops_api
 from .access_log import AccessLine
 from .admin import Admin
-from .faults import BadRequest, fault_of, openai_answer, seed_body
+from .faults import fault_of, openai_answer, seed_body
 from .idempotency import mark_replayed
 from .limit_headers import limit_headers
 from .overload import Overload
 from .request_body import MAX_BODY_BYTES, body_bytes
+from .request_query import check_query
 from .routes import COMPLETIONS, Access, access_of
 
 HEADERS = {
@@ -110,15 +111,18 @@ def _begin() -> None:
     g.line = AccessLine(secrets.token_hex(16))
     g.closing = ExitStack()  # the last first, and each whatever becomes of the others
     g.closing.callback(g.line.write)
-    if not request.query_string.isascii():
-        raise BadRequest("invalid_encoding", "The query must be ASCII: other bytes go as %XX.")
-    host = request.environ.get("HTTP_HOST")
-    if host is None and request.environ.get("SERVER_PROTOCOL") == "HTTP/1.1":
+    _check_host(request.environ)
+    check_query()
+    if request.environ.get("PATH_INFO", "").startswith("//"):
+        abort(HTTPStatus.NOT_FOUND)  # werkzeug would take it for one slash; a proxy's rules do not
+
+
+def _check_host(environ: Mapping[str, str]) -> None:
+    host = environ.get("HTTP_HOST")
+    if host is None and environ.get("SERVER_PROTOCOL") == "HTTP/1.1":
         raise BadRequest("bad_request", "The request names no Host, as HTTP/1.1 asks for.")
     if not HOST.fullmatch(host or ""):
         raise BadRequest("bad_request", "The Host of the request is none.")
-    if request.environ.get("PATH_INFO", "").startswith("//"):
-        abort(HTTPStatus.NOT_FOUND)  # werkzeug would take it for one slash; a proxy's rules do not
 
 
 def _asks_for_a_completion() -> bool:

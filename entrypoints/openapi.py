@@ -36,7 +36,7 @@ BODY_CODES: dict[int, Codes] = {
         "invalid_json": "The body is not JSON, repeats a key, nests deeper than 32, or holds NaN"
         " or an integer over 64 bits.",
         "invalid_encoding": "The body is not UTF-8, or begins with a byte order mark; or the query"
-        " is not ASCII.",
+        " is not ASCII, or what it writes as %XX not UTF-8.",
         "bad_request": "The request is not valid HTTP.",
     },
     HTTPStatus.REQUEST_TIMEOUT: {"request_timeout": "The request did not arrive within 10 s."},
@@ -48,6 +48,11 @@ BODY_CODES: dict[int, Codes] = {
     },
 }
 """What is wrong with a body before its fields are looked at."""
+
+QUERY: Codes = {
+    "invalid_encoding": "The query is not ASCII, or what it writes as %XX not UTF-8.",
+}
+"""What is wrong with a query before its fields are looked at."""
 
 CLOSED: Codes = {"unknown_field": "The body or the query has a field that the route does not know."}
 OPEN: Codes = {"forbidden_field": "The body has a field that chatport does not pass on."}
@@ -211,8 +216,8 @@ def _codes(route: Route) -> dict[int, Codes]:
         for status, of_body in BODY_CODES.items():
             codes[int(status)] = dict(of_body)
         codes[400] |= OPEN if route.body in PASSED_ON else CLOSED
-    if route.query is not None and issubclass(route.query, ClosedQuery):
-        codes[400] = dict(CLOSED)
+    if route.query is not None:
+        codes[400] = QUERY | (CLOSED if issubclass(route.query, ClosedQuery) else {})
     if route.path_values:
         codes[404] = {"not_found": "There is no such route."}
     for kind in route.all_faults():

@@ -794,6 +794,35 @@ REQUESTS = (
     ),
 )
 
+QUERIES = (
+    Guard(
+        "one of two filters is not heeded",
+        "entrypoints/request_query.py",
+        "len(request.args.getlist(name)) > 1",
+        "False",
+        ("integration/test_http_queries.py::test_a_field_that_is_given_twice_is_refused",),
+    ),
+    Guard(
+        "a filter of bytes that are no text is another filter",
+        "entrypoints/request_query.py",
+        'unquote_to_bytes(request.query_string.decode("ascii")).decode("utf-8")',
+        'request.query_string.decode("ascii")',
+        (
+            (
+                "integration/test_http_queries.py::test_bytes_that_are_no_text_are_refused_"
+                "on_every_route"
+            ),
+        ),
+    ),
+    Guard(
+        "a query has bytes that its server should not have let through",
+        "entrypoints/request_query.py",
+        'request.query_string.decode("ascii")',
+        'request.query_string.decode("latin-1")',
+        ("integration/test_http_queries.py::test_bytes_that_are_not_ascii_are_refused",),
+    ),
+)
+
 TERMINAL = (
     Guard(
         "what a stranger said commands the terminal",
@@ -825,5 +854,6 @@ TERMINAL = (
 
 GUARDS = (
     *(*STORAGE, *TURNS, *CALLERS, *MONEY, *REPEATS, *PROVIDER, *SECRETS, *REQUESTS),
+    *QUERIES,
     *TERMINAL,
 )
