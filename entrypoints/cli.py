@@ -1,5 +1,7 @@
 """The command line: `chatport serve`, `chatport chat`, `chatport log`."""
 
+import logging
+
 import click
 
 from .chat_cli import chat
@@ -28,6 +30,9 @@ Exit codes:
 Settings are read from the environment and a file .env in the current folder;
 `chatport serve --check` prints them."""
 
+NOWHERE = logging.NullHandler()
+"""Where a command's log goes: its message says enough. `serve` has a log of its own."""
+
 
 @click.group(epilog=EPILOG, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="chatport")
@@ -37,6 +42,7 @@ def main() -> None:
     Serves POST /openai-completion, keeps each user's conversation, and writes every request and
     every answer into a database.
     """
+    logging.getLogger("chatport").addHandler(NOWHERE)  # without one, it prints warnings
 
 
 @main.command()

@@ -4,16 +4,23 @@ import sys
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from datetime import timedelta
+from typing import TYPE_CHECKING
 
 import click
 
+from chatport.domain.callers import ANONYMOUS
 from chatport.domain.errors import StorageUnavailable
+from chatport.domain.model import LogQuery
 from chatport.domain.ports import Clock, ConversationStore
 from chatport.domain.retention import Purged, PurgeSpan, Retention
+from chatport.domain.usage import UsageQuery
 
 from .ages import AGE
 from .cli_exits import EXIT_FAILED, EXIT_SETTINGS, faults_end_the_program, load_settings, stop
 from .terminal import printable_text
+
+if TYPE_CHECKING:
+    from chatport.adapters import PeeweeStore
 
 UNUSUAL = timedelta(days=1)
 """A shorter age may be a slip, as `3m` is: three minutes, not months."""
@@ -47,7 +54,7 @@ def purge(age: timedelta, caller: str | None, *, content_only: bool, yes: bool) 
         what = f"all but the last {age}" if age else "everything"
         _ask(f"this purges {what}", yes=yes)
     done = "emptied" if content_only else "deleted"
-    with _retention() as (retention, _, clock):
+    with _retention(caller) as (retention, _, clock):
         span = retention.span(before=clock.now() - age, content_only=content_only, caller=caller)
         _run(retention.purge(span), span, done)
 
@@ -64,7 +71,7 @@ def erase(caller: str, user: str | None, *, yes: bool) -> None:
     """
     whose = f"user {user} of caller {caller}" if user is not None else f"caller {caller}"
     _ask(f"this deletes every exchange of {printable_text(whose)}", yes=yes)
-    with _retention() as (retention, store, _):
+    with _retention(caller) as (retention, store, _):
         if user is not None:
             _say(store.erase(caller, user), "deleted")
         else:
@@ -115,8 +122,8 @@ def _is_asked() -> bool:
 
 
 @contextmanager
-def _retention() -> Iterator[tuple[Retention, ConversationStore, Clock]]:
-    """Open the log that the settings name."""
+def _retention(caller: str | None) -> Iterator[tuple[Retention, ConversationStore, Clock]]:
+    """Open the log that the settings name; stop if a caller is named whom nobody knows."""
     from chatport.adapters import PeeweeStore, SystemClock  # noqa: PLC0415  # `--help` needs no database
 
     settings = load_settings()
@@ -126,4 +133,18 @@ def _retention() -> Iterator[tuple[Retention, ConversationStore, Clock]]:
         stop(EXIT_FAILED, f"there is no log yet: {settings.database} does not exist.")
     with faults_end_the_program(), closing(PeeweeStore(settings.database)) as store:
         clock = SystemClock()
+        if caller is not None and not _is_known(store, caller):
+            stop(EXIT_FAILED, f"there is no caller {caller}: no key, no exchange, no usage.")
         yield Retention(store, clock), store, clock
+
+
+def _is_known(store: "PeeweeStore", caller: str) -> bool:
+    """Return whether anything of a caller is kept; a name with a slip in it would purge nothing."""
+    from chatport.adapters import PeeweeKeys, PeeweeUsage  # noqa: PLC0415  # as above
+
+    return (
+        caller == ANONYMOUS.name
+        or PeeweeKeys(store.session).caller(caller) is not None
+        or bool(store.search(LogQuery(caller=caller, limit=1)))
+        or bool(PeeweeUsage(store.session).usage(UsageQuery(caller=caller, limit=1)))
+    )

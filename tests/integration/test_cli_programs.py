@@ -327,10 +327,12 @@ def test_a_file_that_is_no_database_is_exit_code_3_and_left_alone(
     before = digest(database)
     done = run(*arguments, typed="Hello\n")
     assert (done.returncode, done.stdout) == (3, "")
-    assert done.stderr.endswith(
+    problem = (
         "chatport: The database file is damaged; stop whatever uses it, move it and "
         "its -wal and -shm to another folder, copy a backup into its place, and start again.\n"
     )
+    assert done.stderr.endswith(problem)
+    assert done.stderr == problem or arguments[0] == "serve"  # which has a log
     assert "Traceback" not in done.stderr
     assert digest(database) == before
 
@@ -340,6 +342,15 @@ def test_a_folder_that_is_not_there_is_exit_code_3(arguments: list[str]) -> None
     done = run(*arguments, typed="Hello\n", CHATPORT_DATABASE="sqlite:///missing/chatport.db")
     assert (done.returncode, done.stdout) == (3, "")
     assert "Traceback" not in done.stderr
+    problem = (
+        "chatport: The database cannot be written; check that its folder is there,"
+        " and the permissions.\n"
+    )
+    assert done.stderr.endswith(problem)
+    assert (done.stderr == problem) == (arguments[0] == "chat")
+    assert ('"message": "storage fault storage_readonly: ' in done.stderr) == (
+        arguments[0] == "serve"
+    )
 
 
 @pytest.mark.parametrize("length", [220, 300])

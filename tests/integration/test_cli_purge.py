@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
-from chatport.adapters import PeeweeStore
+from chatport.adapters import PeeweeStore, PeeweeUsage
 from chatport.domain import Exchange, HistoryBounds, LogQuery, State
 from chatport.domain.errors import StorageBusy
+from chatport.domain.usage import UsageQuery
 from chatport.entrypoints.cli import main
 
 Say = Callable[..., None]
@@ -187,6 +188,41 @@ def test_a_caller_is_erased(store: PeeweeStore, say: Say, database: Path) -> Non
     assert (result.exit_code, result.stdout) == (0, "2 exchanges were deleted.\n")
     assert names(store) == ["c"]
     assert b"prompt of b" not in database.read_bytes()
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["erase", "--yes"],
+        ["erase", "--yes", "--user", "ada"],
+        ["purge", "--older-than", "1d"],
+        ["purge", "--older-than", "1d", "--content-only"],
+    ],
+    ids=" ".join,
+)
+def test_a_caller_whom_nobody_knows_is_no_caller(
+    store: PeeweeStore, say: Say, arguments: list[str]
+) -> None:
+    say("a", 9, user="ada")
+    result = run(*arguments, "--caller", "ap\x9bp")
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert result.stderr == (
+        "chatport: there is no caller ap\\x9bp: no key, no exchange, no usage.\n"
+    )
+    assert [found.prompt for found in store.search(LogQuery())] == ["prompt of a"]
+
+
+def test_a_caller_of_whom_anything_is_kept_is_one(store: PeeweeStore, say: Say) -> None:
+    assert run("keys", "create", "shop").exit_code == 0
+    say("a", 9)
+    assert run("purge", "--older-than", "1d").stdout == "1 exchange was deleted.\n"
+    say("b", 9)
+    assert run("erase", "--caller", "app", "--yes").stdout == "1 exchange was deleted.\n"
+    assert [row.name for row in PeeweeUsage(store.session).usage(UsageQuery())] == ["app"]
+    for caller in ("shop", "app", "anonymous"):
+        for command in (["erase", "--yes"], ["purge", "--older-than", "1d"]):
+            result = run(*command, "--caller", caller)
+            assert (result.exit_code, result.stdout) == (0, "0 exchanges were deleted.\n")
 
 
 def test_one_user_is_erased(store: PeeweeStore, say: Say) -> None:
