@@ -859,8 +859,74 @@ TERMINAL = (
     ),
 )
 
+RECKONING = (
+    Guard(
+        "a provider that is back is left alone again at its first failure",
+        "domain/breaker.py",
+        "        self._failed_lately.clear()\n",
+        "",
+        ("unit/test_breaker.py::test_a_probe_that_succeeds_forgets_the_last_twenty",),
+    ),
+    Guard(
+        "calls that are over allow more and more second attempts",
+        "domain/upstreams.py",
+        "                self._active -= 1",
+        "                pass",
+        (
+            (
+                "unit/test_upstreams.py::test_three_calls_at_once_may_be_second_attempts_or_"
+                "a_fifth_of_all"
+            ),
+        ),
+    ),
+    Guard(
+        "what was reserved for an answer that cannot be kept stays reserved",
+        "domain/turn.py",
+        "        finally:\n            self._admission.settle(usage)",
+        "        except ZeroDivisionError:\n            self._admission.settle(usage)",
+        (("unit/test_chat_service.py::test_an_answer_that_cannot_be_kept_has_used_what_it_used"),),
+    ),
+    Guard(
+        "a purge forgets the calls in flight",
+        "adapters/sqlite_retention.py",
+        '"period = ? AND reserved_calls = 0"',
+        '"period = ?"',
+        (
+            (
+                "contract/test_spending.py::test_a_count_of_calls_in_flight_goes_with_its_"
+                "user_or_when_nothing_is_in_flight"
+            ),
+        ),
+    ),
+    Guard(
+        "an answer that nobody wants any more is waited for",
+        "adapters/upstream_connection.py",
+        "if still_wanted is not None and not still_wanted():",
+        "if False:",
+        (
+            (
+                "integration/test_upstream_transport.py::test_an_answer_that_nobody_wants_any_"
+                "more_is_not_waited_for"
+            ),
+        ),
+    ),
+    Guard(
+        "a caller is told that its work is kept, though its leader was killed before the commit",
+        "adapters/group_commit.py",
+        "            if not self._committed:\n",
+        "            if False:\n",
+        (
+            (
+                "integration/test_sqlite_store.py::test_callers_are_told_what_became_of_their_"
+                "work_when_their_leader_is_killed"
+            ),
+        ),
+    ),
+)
+
 GUARDS = (
     *(*STORAGE, *TURNS, *CALLERS, *MONEY, *REPEATS, *PROVIDER, *SECRETS, *REQUESTS),
     *QUERIES,
+    *RECKONING,
     *TERMINAL,
 )

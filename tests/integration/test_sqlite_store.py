@@ -719,8 +719,13 @@ def outcome_of_inserting(n: int, commits: GroupCommit, database: peewee.SqliteDa
     return "kept"
 
 
-def test_callers_whose_work_was_committed_are_not_told_otherwise(
-    database: peewee.SqliteDatabase,
+@pytest.mark.parametrize(
+    ("before", "outcome", "rows"),
+    [(True, "InterfaceError", 1), (False, "kept", 3)],
+    ids=["before the commit", "after the commit"],
+)
+def test_callers_are_told_what_became_of_their_work_when_their_leader_is_killed(
+    database: peewee.SqliteDatabase, outcome: str, rows: int, *, before: bool
 ) -> None:
     held, go = threading.Event(), threading.Event()
     handed_over: list[Any] = []
@@ -730,9 +735,11 @@ def test_callers_whose_work_was_committed_are_not_told_otherwise(
         if len(handed_over) == 1:
             held.set()
             go.wait()
-        commit()
-        if len(handed_over) > 1:
-            raise KeyboardInterrupt  # in the thread of the second leader, after its commit
+            commit()
+            return
+        if not before:
+            commit()
+        raise KeyboardInterrupt  # in the thread of the second leader
 
     commits = GroupCommit(database, offload)
     commits._last_commit_seconds = 1.0
@@ -751,8 +758,8 @@ def test_callers_whose_work_was_committed_are_not_told_otherwise(
     go.set()
     for thread in threads:
         thread.join()
-    assert sorted(outcomes) == ["KeyboardInterrupt", "kept", "kept"]
-    assert database.execute_sql("SELECT count(*) FROM t").fetchone() == (3,)
+    assert sorted(outcomes) == sorted(["KeyboardInterrupt", outcome, "kept"])
+    assert database.execute_sql("SELECT count(*) FROM t").fetchone() == (rows,)
 
 
 @pytest.mark.parametrize("named_leader", [False, True])

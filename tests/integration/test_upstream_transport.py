@@ -211,6 +211,20 @@ def test_calls_at_the_same_time_have_connections_of_their_own(upstream: Upstream
     assert [received.connection for received in upstream.received] == [1, 2, 3, 3]
 
 
+def test_an_answer_that_nobody_wants_any_more_is_not_waited_for(upstream: Upstream) -> None:
+    upstream.plays(Answer(then=Then.HANG))
+    wanted = iter([True, True, False])
+    request = httpx2.Request(
+        "POST", upstream.url, content=b"{}", extensions={STILL_WANTED: lambda: next(wanted)}
+    )
+    with (
+        closing(UpstreamTransport(TransportLimits(heartbeat=0.02, silence=5))) as transport,
+        pytest.raises(CallerGone),
+    ):
+        transport.handle_request(request)
+    assert list(wanted) == []
+
+
 def test_closing_the_transport_closes_idle_connections(upstream: Upstream) -> None:
     upstream.plays(Answer(FIVE_BYTES))
     transport = UpstreamTransport(TransportLimits())

@@ -106,6 +106,18 @@ def test_a_probe_that_succeeds_closes_it(breaker: Breaker, clock: FakeClock) -> 
     call(breaker)
 
 
+def test_a_probe_that_succeeds_forgets_the_last_twenty(breaker: Breaker, clock: FakeClock) -> None:
+    for _ in range(REMEMBERED_CALLS // 4):
+        fail(breaker, 2)
+        call(breaker).succeeded()
+        call(breaker).succeeded()
+    fail(breaker, 3)
+    clock.passed += 10
+    call(breaker).succeeded()
+    fail(breaker, CONSECUTIVE_FAILURES - 1)
+    call(breaker)
+
+
 def test_a_probe_that_fails_opens_it_anew(breaker: Breaker, clock: FakeClock) -> None:
     fail(breaker)
     clock.passed += 10

@@ -17,6 +17,7 @@ from chatport.domain import (
     Message,
     RateLimiter,
     State,
+    Unit,
     Usage,
 )
 from chatport.domain.callers import Caller
@@ -382,6 +383,14 @@ def test_a_refusal_that_cannot_be_counted_is_still_a_refusal(make_service: MakeS
     ask(service)
     with pytest.raises(RateLimited):
         ask(service)
+
+
+def test_an_answer_that_cannot_be_kept_has_used_what_it_used(make_service: MakeService) -> None:
+    limits = limiter(total=[Limit(amount=5000, window_seconds=60, unit=Unit.TOKENS)])
+    service = make_service(ScriptedGateway("one"), store=FullStore(), limiter=limits)
+    for user_id in ("ada", "bob"):  # there is no room for what may be used by both
+        with pytest.raises(StorageFull):
+            ask(service, user_id=user_id)
 
 
 def test_a_prompt_that_is_too_long_takes_nothing_from_the_limits(make_service: MakeService) -> None:

@@ -360,27 +360,31 @@ class Meeting(FakeClock):
         self.go.wait()
 
 
-def test_three_calls_at_once_may_be_second_attempts_or_a_fifth_of_all() -> None:
+@pytest.mark.parametrize("ended", [0, 20])
+def test_three_calls_at_once_may_be_second_attempts_or_a_fifth_of_all(ended: int) -> None:
     clock = Meeting()
-    gateway = failing(UpstreamError(upstream_status=409))  # the breaker does not mind
+    script = Script(raises=UpstreamError(upstream_status=409))  # the breaker does not mind
+    gateway = ScriptedGateway(*("fine" for _ in range(ended)), script)
     several = upstreams(clock, gateway)
 
     def call() -> None:
         with suppress(UpstreamError):
             several.complete(REQUEST)
 
+    for _ in range(ended):  # what is over counts no more
+        call()
     retrying = [threading.Thread(target=call, daemon=True) for _ in range(3)]
     for thread in retrying:
         thread.start()
         clock.waiting.acquire()
     call()  # a fourth: it fails without a second attempt
-    assert len(gateway.calls) == 4
+    assert len(gateway.calls) == ended + 4
     clock.go.set()
     for thread in retrying:
         thread.join()
-    assert len(gateway.calls) == 7
+    assert len(gateway.calls) == ended + 7
     call()
-    assert len(gateway.calls) == 9
+    assert len(gateway.calls) == ended + 9
 
 
 def test_the_models_come_from_whoever_tells_them(clock: FakeClock) -> None:
