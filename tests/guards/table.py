@@ -922,6 +922,25 @@ RECKONING = (
             ),
         ),
     ),
+    Guard(
+        "what was taken of a window that is over is never given back",
+        "adapters/window_table.py",
+        "elif window.start == start + expiry:",
+        "elif False:",
+        (("unit/test_window_table.py::test_what_was_taken_is_corrected_and_stays_above_0"),),
+    ),
+    Guard(
+        "clients that have left take the places of those who are still to get their answer",
+        "entrypoints/client_deadlines.py",
+        "                Client.lingering -= 1",
+        "                pass",
+        (
+            (
+                "unit/test_client_deadlines.py::test_a_connection_that_has_lingered_makes_"
+                "room_for_the_next"
+            ),
+        ),
+    ),
 )
 
 GUARDS = (

@@ -11,6 +11,7 @@ from pytest_mock import MockerFixture
 from chatport.entrypoints import client_deadlines
 from chatport.entrypoints.client_deadlines import (
     READ_SECONDS,
+    SEND_SECONDS,
     Client,
     RequestTimeout,
     WholeBody,
@@ -116,3 +117,16 @@ def unread(headers: bytes) -> WholeBody:
 )
 def test_of_what_nobody_wanted_a_little_is_read(headers: bytes, *, is_drained: bool) -> None:
     assert unread(headers).drain() is is_drained
+
+
+def test_what_is_left_for_the_request_is_not_what_the_answer_gets(connection: Connection) -> None:
+    connection.arrives(b"a", at=READ_SECONDS - JUST)
+    assert connection.near.gettimeout() == SEND_SECONDS
+
+
+def test_a_connection_that_has_lingered_makes_room_for_the_next(connection: Connection) -> None:
+    before = Client.lingering
+    connection.far.close()
+    connection.client.linger()
+    connection.client.close()
+    assert Client.lingering == before
