@@ -5,6 +5,8 @@ from pathlib import Path
 
 import peewee
 
+from .file_condition import FileCondition
+
 Identity = tuple[int, int]
 
 
@@ -23,17 +25,17 @@ class OpenFiles:
     given away; what is committed to it is gone then. A file that comes back under its old inode
     is the same one and is used again.
 
-    Attributes:
-        damaged: SQLite has found damage. It writes into a damaged file all the same and makes it
-            worse, which only this prevents.
+    Args:
+        path: The database file, which SQLite has open.
+        condition: What other processes of the server know about it.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, condition: FileCondition) -> None:
+        self._condition = condition
         beside = path.resolve()  # SQLite, too, puts them beside what a link points to
         companions = [beside.with_name(beside.name + end) for end in ("-wal", "-shm")]
         self._known = {path: _identity(path)}
         self._known |= {file: found for file in companions if (found := _identity(file))}
-        self.damaged = False
 
     def check(self) -> None:
         """Compare the files with those that were opened; costs 2 us for each.
@@ -41,8 +43,8 @@ class OpenFiles:
         Raises:
             FileUnusable: One is missing or another, or the file is damaged.
         """
-        if self.damaged:
-            raise FileUnusable("SQLITE_CORRUPT")
+        if fault := self._condition.fault:
+            raise FileUnusable(fault)
         for path, identity in self._known.items():
             if identity is None or _identity(path) != identity:
                 raise FileUnusable("FILE_LOST")

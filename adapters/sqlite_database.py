@@ -8,8 +8,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import peewee
-
 from chatport.domain.errors import (
     ConversationBusy,
     IdempotencyInProgress,
@@ -23,21 +21,16 @@ from chatport.domain.spending import Claim, Spend, spend_of
 from .exchange_queries import ATTEMPT, OPEN_TURN, exchange_queries
 from .exchange_reader import ExchangeReader
 from .exchange_table import Compiled, ExchangeRow, bound, timestamp, to_exchange, to_row
-from .group_commit import BUSY_SECONDS
+from .file_condition import FileCondition
 from .life_sign import LifeSign
 from .open_files import OpenFiles
 from .request_texts import RequestTexts
 from .schema import migrate, refuse_newer
+from .sqlite_connection import connection_to
 from .sqlite_faults import DATABASE_ERRORS, parsing
 from .sqlite_ledger import Reserved, SqliteLedger
 from .system import SystemClock, random_id
 
-PRAGMAS = {
-    "journal_mode": "wal",
-    "synchronous": "full",  # law 2: a commit is on the disk before anybody is told
-    "secure_delete": "on",  # what is erased is overwritten
-    "journal_size_limit": 64 * 1024 * 1024,
-}
 NO_REQUEST = {"context_from": None, "parameters_id": None, "messages_id": None}
 
 Row = Mapping[str, Any]
@@ -57,16 +50,16 @@ class SqliteFile:
         StorageTooNew: A newer version of chatport wrote it.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, condition: FileCondition) -> None:
         if not path.exists():
             path.touch(mode=0o600)  # what users say is nobody else's; -wal and -shm follow suit
         refuse_newer(path)
-        self.writer = _database(path)
-        self.reader = _database(path)
+        self.writer = connection_to(path)
+        self.reader = connection_to(path)
         try:
             migrate(self.writer, path)
             self.reader.connect()  # now, so that both have the same file
-            self.files = OpenFiles(path)
+            self.files = OpenFiles(path, condition)
         except BaseException:
             self._disconnect()
             raise
@@ -298,14 +291,3 @@ class SqliteFile:
 
 def _reserved(accounts: int, tokens: int | None, nanodollars: int | None) -> Reserved:
     return Reserved(Spend(tokens or 0, nanodollars or 0), accounts)
-
-
-def _database(path: Path) -> peewee.SqliteDatabase:
-    """Return a database with one connection for all threads; whoever uses it takes turns."""
-    return peewee.SqliteDatabase(
-        str(path),
-        timeout=BUSY_SECONDS,
-        pragmas=PRAGMAS,
-        thread_safe=False,
-        check_same_thread=False,
-    )

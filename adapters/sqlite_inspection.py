@@ -19,7 +19,7 @@ from chatport.domain.model import State
 from .exchange_table import ExchangeRow, bound, timestamp
 from .peewee_keys import PeeweeKeys
 from .schema import MIGRATIONS, is_foreign, look, uri
-from .sqlite_database import PRAGMAS
+from .sqlite_connection import PRAGMAS
 from .sqlite_faults import parsing, translated
 
 if TYPE_CHECKING:

@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
+from .file_condition import FileCondition
 from .group_commit import GroupCommit, Offload, run_here
 from .sqlite_database import SqliteFile
 from .sqlite_faults import DATABASE_ERRORS, is_damage, translated
@@ -16,7 +17,8 @@ T = TypeVar("T")
 class SqliteSession:
     """Opens a file at first use, and takes turns on its two connections.
 
-    Nothing is opened before the first use, so that it may be made before a fork.
+    Nothing is opened before the first use, so that it may be made before a fork. Once SQLite
+    finds damage, no process of the server writes any more, until the server is started anew.
 
     Args:
         path: The database file; it is made, and brought to the current schema, at first use.
@@ -26,6 +28,7 @@ class SqliteSession:
     def __init__(self, path: str | Path, offload: Offload = run_here) -> None:
         self._path = Path(path).absolute()
         self._offload = offload
+        self._condition = FileCondition()
         self._opening = threading.Lock()
         self._reading = threading.Lock()
         self._file: SqliteFile | None = None
@@ -37,14 +40,14 @@ class SqliteSession:
         `work` either raises before it has written anything, or does all its writing.
         """
         file = self.opened()
-        with _watched(file):
+        with self._watched():
             return self._commits.run(lambda: work(file))
 
     def read(self, work: Callable[[SqliteFile], T]) -> T:
         """Return the result of `work` on the reader, which sees what is committed."""
         file = self.opened()
         found: list[T] = []
-        with _watched(file), self._reading:
+        with self._watched(), self._reading:
             self._offload(lambda: found.append(work(file)))
         return found[0]
 
@@ -53,7 +56,7 @@ class SqliteSession:
         if self._file is None:
             with self._opening, translated():
                 if self._file is None:
-                    file = SqliteFile(self._path)
+                    file = SqliteFile(self._path, self._condition)
                     self._commits = GroupCommit(file.writer, self._offload, file.files.check)
                     self._file = file
         return self._file
@@ -64,19 +67,19 @@ class SqliteSession:
             self._file.life_sign.leases.lose(exchange_id)
 
     def close(self) -> None:
-        """Close the file; the next use opens it again."""
+        """Close the file; the next use opens it again, and writes unless it was damaged."""
         with self._opening:
             if self._file is not None:
                 self._file.close()
                 self._file = None
 
-
-@contextmanager
-def _watched(file: SqliteFile) -> Iterator[None]:
-    """Translate errors; once SQLite finds damage, nothing is written until the file is reopened."""
-    with translated():
-        try:
-            yield
-        except DATABASE_ERRORS as error:
-            file.files.damaged |= is_damage(error)
-            raise
+    @contextmanager
+    def _watched(self) -> Iterator[None]:
+        """Translate errors; damage is told to all processes."""
+        with translated():
+            try:
+                yield
+            except DATABASE_ERRORS as error:
+                if is_damage(error):
+                    self._condition.condemn("SQLITE_CORRUPT")
+                raise

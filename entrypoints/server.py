@@ -18,11 +18,15 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
+from chatport.domain.errors import StorageUnavailable
+
 from .overload import Overload, hooks
 from .settings import Settings
 
 if TYPE_CHECKING:
     from flask import Flask
+
+    from chatport.domain.ports import ConversationStore
 
     from .wiring import Parts
 
@@ -179,14 +183,25 @@ def _serve_with_gunicorn(settings: Settings, serving: Serving) -> None:
             # Nobody is believed what a proxy may say; CHATPORT_PROXY_HOPS is for addresses alone.
             "forwarder_headers": "",
             "secure_scheme_headers": {},
-            # A worker that replaces a killed one closes what that one left open.
-            "post_worker_init": lambda _worker: parts.store.recover(datetime.now(UTC)),
+            "post_worker_init": lambda _worker: _recover_from_killed(parts.store),
             **hooks(overload),
         }
         server = Server(application(settings, parts, overload), options)
         gc.freeze()  # what was imported is for ever: workers share it, and need not look it over
         gc.set_threshold(GARBAGE_THRESHOLD)
         server.run()
+
+
+def _recover_from_killed(store: "ConversationStore") -> None:
+    """Close what the worker left open whose place this one takes.
+
+    Without a database it begins all the same, and says so to whoever asks: gunicorn would end
+    the whole server for one worker that cannot begin.
+    """
+    try:
+        store.recover(datetime.now(UTC))
+    except StorageUnavailable as error:
+        logger.error("a worker begins without its database: %s", error.code)  # noqa: TRY400  # expected
 
 
 def _allow_connections() -> None:

@@ -15,6 +15,7 @@ from measured import drive
 from place import Place
 from table import Row
 
+from chatport.adapters.file_condition import FileCondition
 from chatport.adapters.peewee_store import PeeweeStore
 from chatport.adapters.sqlite_database import SqliteFile
 from chatport.domain.history import HistoryBounds
@@ -138,12 +139,12 @@ def history(place: Place) -> list[Row]:
 
 def _filled(path: Path, rows: int) -> SqliteFile:
     """Return a log of so many rows, where each user has ten, far from each other."""
-    SqliteFile(path).close()
+    SqliteFile(path, FileCondition()).close()
     database = sqlite3.connect(path)
     with database:
         database.execute(FILL, (rows, rows // HISTORY_TURNS))
     database.close()
-    return SqliteFile(path)
+    return SqliteFile(path, FileCondition())
 
 
 def _read_us(file: SqliteFile, rows: int) -> float:

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from chatport.adapters import PeeweeStore, Script, ScriptedGateway, SystemClock, sqlite_database
+from chatport.adapters import PeeweeStore, Script, ScriptedGateway, SystemClock, sqlite_connection
 from chatport.domain import (
     ChatRequest,
     ChatService,
@@ -236,16 +236,16 @@ def cut(log: Log, cuts: int, folder: Path, seed: int = 0) -> list[str]:
 @pytest.fixture
 def quick_look(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
     """Return what changes the pragmas; a small log, so that the main file is written often."""
-    monkeypatch.setitem(sqlite_database.PRAGMAS, "wal_autocheckpoint", 40)
+    monkeypatch.setitem(sqlite_connection.PRAGMAS, "wal_autocheckpoint", 40)
     return monkeypatch
 
 
 def with_synchronous(
     level: str, monkeypatch: pytest.MonkeyPatch, folder: Path, cuts: int, seed: int = 0
 ) -> tuple[Log, list[str]]:
-    monkeypatch.setitem(sqlite_database.PRAGMAS, "synchronous", level)
+    monkeypatch.setitem(sqlite_connection.PRAGMAS, "synchronous", level)
     log = work(folder / "log.db")
-    monkeypatch.setitem(sqlite_database.PRAGMAS, "synchronous", "off")  # of the copies
+    monkeypatch.setitem(sqlite_connection.PRAGMAS, "synchronous", "off")  # of the copies
     return log, cut(log, cuts, folder / "after", seed)
 
 

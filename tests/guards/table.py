@@ -28,14 +28,14 @@ class Guard:
 STORAGE = (
     Guard(
         "a power cut loses what was acknowledged",
-        "adapters/sqlite_database.py",
+        "adapters/sqlite_connection.py",
         '"synchronous": "full"',
         '"synchronous": "normal"',
         ("integration/test_sqlite_store.py::test_every_commit_is_synced_to_the_disk",),
     ),
     Guard(
         "erased text stays in the file",
-        "adapters/sqlite_database.py",
+        "adapters/sqlite_connection.py",
         '"secure_delete": "on"',
         '"secure_delete": "off"',
         ("integration/test_sqlite_store.py::test_erased_text_is_nowhere_in_the_files",),
@@ -136,14 +136,33 @@ STORAGE = (
     Guard(
         "SQLite goes on writing into a damaged file",
         "adapters/sqlite_session.py",
-        "            file.files.damaged |= is_damage(error)\n",
-        "",
+        'self._condition.condemn("SQLITE_CORRUPT")',
+        "pass",
         (
             (
                 "integration/test_storage_faults.py::test_once_damage_is_found_nothing_is_"
                 "written_until_the_file_is_opened_anew"
             ),
         ),
+    ),
+    Guard(
+        "the other processes go on writing into a damaged file",
+        "adapters/file_condition.py",
+        'memoryview(mmap.mmap(-1, 8)).cast("q")',
+        "[0]",
+        (
+            (
+                "integration/test_storage_faults.py::test_what_one_process_finds_damaged_no_"
+                "other_of_its_server_writes_to"
+            ),
+        ),
+    ),
+    Guard(
+        "a worker that cannot open the file ends the server",
+        "entrypoints/server.py",
+        "except StorageUnavailable as error:",
+        "except ZeroDivisionError as error:",
+        ("unit/test_server.py::test_a_worker_begins_also_without_its_database",),
     ),
     Guard(
         "what is written into a deleted file is acknowledged",

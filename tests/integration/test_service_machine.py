@@ -24,7 +24,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from hypothesis.stateful import run_state_machine_as_test as run_machine
 from werkzeug.test import TestResponse
 
-from chatport.adapters import PeeweeStore, ScriptedGateway, random_id, sqlite_database
+from chatport.adapters import PeeweeStore, ScriptedGateway, random_id, sqlite_connection
 from chatport.adapters.scripted_gateway import Script
 from chatport.domain import Caller, ChatService, HistoryBounds, State, Usage
 from chatport.domain.errors import (
@@ -565,7 +565,7 @@ def day(at: datetime) -> str:
 def test_the_service_does_what_its_model_does(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(sqlite_database.PRAGMAS, "synchronous", "off")  # nobody cuts the power
+    monkeypatch.setitem(sqlite_connection.PRAGMAS, "synchronous", "off")  # nobody cuts the power
     empty = tmp_path / "empty.db"
     with closing(PeeweeStore(empty)) as store:
         store.check()

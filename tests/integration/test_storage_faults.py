@@ -1,6 +1,7 @@
 """What happens when the disk or the file fails: which answer, no call, and how it ends."""
 
 import errno
+import multiprocessing
 import os
 import random
 import resource
@@ -124,7 +125,8 @@ class World:
             database.close()
             database.connect()
         file.writer.timeout = 0
-        file.files.__init__(self.path)  # type: ignore[misc]  # a restart without its first reads
+        known = self.store.session._condition
+        file.files.__init__(self.path, known)  # type: ignore[misc]  # a restart without its first reads
 
 
 @pytest.fixture
@@ -498,6 +500,31 @@ def test_once_damage_is_found_nothing_is_written_until_the_file_is_opened_anew(
     world.stop()
     world.start()
     assert world.ask_in_each_way() == {(200, "")}
+
+
+def in_another_process(work: Callable[[], object]) -> None:
+    """Do the work in a process that is forked now, and wait for its end."""
+    process = multiprocessing.get_context("fork").Process(target=work)
+    process.start()
+    process.join(10)
+    assert process.exitcode == 0
+
+
+def test_what_one_process_finds_damaged_no_other_of_its_server_writes_to(world: World) -> None:
+    def see_damage() -> None:
+        with pytest.raises(StorageCorrupt):
+            world.store.session.read(find_damage)
+
+    def see_it_refused() -> None:
+        assert world.ask_in_each_way() == {(503, CORRUPT)}
+        assert world.ready() == (503, CORRUPT)
+
+    in_another_process(see_damage)
+    see_it_refused()
+    in_another_process(see_it_refused)  # as a worker that takes the place of another
+    assert world.gateway.calls == []
+    world.stop()
+    see_it_refused()  # it is still the same server
 
 
 def find_damage(_file: SqliteFile) -> None:

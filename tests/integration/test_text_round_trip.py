@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as some
 from werkzeug.test import TestResponse
 
-from chatport.adapters import PeeweeStore, ScriptedGateway, sqlite_database
+from chatport.adapters import PeeweeStore, ScriptedGateway, sqlite_connection
 from chatport.adapters.scripted_gateway import Script
 from chatport.domain.text import UNSTORABLE
 from torture import times
@@ -67,7 +67,7 @@ def wire_and_gateway(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[tuple[Wire, SpeakingGateway]]:
     """Return a service on a file that is not synced to the disk: nobody cuts the power here."""
-    monkeypatch.setitem(sqlite_database.PRAGMAS, "synchronous", "off")
+    monkeypatch.setitem(sqlite_connection.PRAGMAS, "synchronous", "off")
     with service_on(tmp_path / "log.db") as both:
         yield both
 

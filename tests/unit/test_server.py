@@ -128,6 +128,13 @@ def test_a_killed_greenlet_waits_for_its_work_on_the_other_thread() -> None:
     assert said == "[] ['worked', 'left']"
 
 
+def test_a_worker_begins_also_without_its_database(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    server._recover_from_killed(PeeweeStore(tmp_path))  # where there should be a file
+    assert "a worker begins without its database: storage_readonly" in caplog.text
+
+
 def test_a_lease_outlasts_the_longest_call() -> None:
     hour = {"CHATPORT_DATABASE": "memory:", "CHATPORT_TIMEOUT_SECONDS": "3600"}
     with assembled(Settings.from_mapping(hour), Place(offline=True)) as parts:

@@ -1,0 +1,30 @@
+"""What the processes of one server tell each other about the file that they share."""
+
+import mmap
+
+FAULTS = ("", "SQLITE_CORRUPT")
+"""What can make a file unusable for good; its place here is what stands in the memory."""
+
+FAULT = 0
+
+
+class FileCondition:
+    """Notes in memory that is shared with the processes that are forked later.
+
+    Each is one number, which is stored at once, so that nobody needs a lock. They last as long
+    as the processes do; a process that is alone has them to itself.
+
+    To be made before the processes are forked.
+    """
+
+    def __init__(self) -> None:
+        self._notes = memoryview(mmap.mmap(-1, 8)).cast("q")
+
+    @property
+    def fault(self) -> str:
+        """What makes the file unusable, by the name that `sqlite_faults` knows; mostly nothing."""
+        return FAULTS[self._notes[FAULT]]
+
+    def condemn(self, fault: str) -> None:
+        """Let no process write any more. SQLite would, and make it worse."""
+        self._notes[FAULT] = FAULTS.index(fault)
