@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from .sqlite_session import SqliteSession as SqliteSession
     from .system import SystemClock as SystemClock
     from .system import random_id as random_id
+    from .whole_file import look_through as look_through
     from .window_table import WindowTable as WindowTable
 
 MODULES = {
@@ -49,6 +50,7 @@ MODULES = {
     "SqliteSession": "sqlite_session",
     "SystemClock": "system",
     "WindowTable": "window_table",
+    "look_through": "whole_file",
     "random_id": "system",
     "random_key_id": "random_keys",
     "random_secret": "random_keys",

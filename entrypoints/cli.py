@@ -62,7 +62,7 @@ def serve(host: str, port: int, workers: int | None, *, offline: bool, check: bo
         -d '{"user_id": "ada", "prompt": "Hello"}'
     """  # noqa: D301  # click reads \b, a control character, as: keep these lines as they are
     from .access_log import configure_logging  # noqa: PLC0415
-    from .server import CannotServe, Serving, check_address, default_workers, serve  # noqa: PLC0415
+    from .server import CannotServe, Serving, check_start, default_workers, serve  # noqa: PLC0415
     from .wiring import MissingKeyError  # noqa: PLC0415
 
     settings = load_settings(show=check)
@@ -77,12 +77,12 @@ def serve(host: str, port: int, workers: int | None, *, offline: bool, check: bo
         workers=workers or default_workers(),
         offline=offline,
     )
+    configure_logging()
     try:
         with faults_end_the_program():
-            check_address(settings, serving)
+            check_start(settings, serving)
     except CannotServe as error:
         stop(EXIT_SETTINGS, str(error))
-    configure_logging()
     _announce(host, port, settings, offline=offline)
     with faults_end_the_program():
         serve(settings, serving)

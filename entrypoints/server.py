@@ -48,6 +48,14 @@ Python's 5 ms, requests/s were 12 % lower and CPU a request 13 % higher."""
 
 WAITRESS_THREADS = 64
 
+LOOK_SECONDS = 0.5
+"""For damage of the database file, before the start; a log of a million takes several."""
+
+TOO_LARGE = (
+    "the database file is too large to be looked through at the start, which ends after %s s;"
+    " `chatport doctor` looks for damage"
+)
+
 
 class CannotServe(Exception):
     """The server cannot be started as asked; the message says what to do."""
@@ -84,6 +92,17 @@ def serve(settings: Settings, serving: Serving) -> None:
         _serve_with_gunicorn(settings, serving)
 
 
+def check_start(settings: Settings, serving: Serving) -> None:
+    """Return if nothing is known that stands against a start.
+
+    Raises:
+        CannotServe: The address is not loopback and there is no key yet, or it is taken.
+        StorageUnavailable: The database is damaged, or cannot be read.
+    """
+    check_database(settings)  # first, since what comes later may write
+    check_address(settings, serving)
+
+
 def check_address(settings: Settings, serving: Serving) -> None:
     """Return if the server may and can listen there.
 
@@ -107,6 +126,19 @@ def check_address(settings: Settings, serving: Serving) -> None:
                 f"Cannot listen on {serving.host}:{serving.port}: {error.strerror}."
                 " Choose another with --host or --port."
             ) from None
+
+
+def check_database(settings: Settings) -> None:
+    """Return if there is no damage in the database file, as far as can be seen in a moment.
+
+    Raises:
+        StorageUnavailable: The file is damaged, or cannot be read.
+    """
+    from chatport.adapters import look_through  # noqa: PLC0415  # as below
+
+    path = settings.database
+    if path is not None and path.is_file() and not look_through(path, LOOK_SECONDS):
+        logger.warning(TOO_LARGE, LOOK_SECONDS)
 
 
 def _has_callers(settings: Settings) -> bool:

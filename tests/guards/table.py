@@ -165,6 +165,30 @@ STORAGE = (
         ("unit/test_server.py::test_a_worker_begins_also_without_its_database",),
     ),
     Guard(
+        "a server starts on a damaged file",
+        "adapters/whole_file.py",
+        'if found != "ok":',
+        "if False:",
+        (
+            (
+                "integration/test_storage_faults.py::test_damage_that_only_a_look_through_the_"
+                "file_finds_ends_the_start"
+            ),
+        ),
+    ),
+    Guard(
+        "a large log holds up the start",
+        "adapters/whole_file.py",
+        "threading.Timer(seconds, connection.interrupt)",
+        "threading.Timer(seconds, connection.total_changes.bit_length)",
+        (
+            (
+                "integration/test_storage_faults.py::test_a_log_that_is_too_large_to_be_looked_"
+                "through_is_served"
+            ),
+        ),
+    ),
+    Guard(
         "what is written into a deleted file is acknowledged",
         "adapters/open_files.py",
         "if identity is None or _identity(path) != identity:",

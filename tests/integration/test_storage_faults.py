@@ -23,7 +23,14 @@ import pytest
 from flask.testing import FlaskClient
 from werkzeug.test import TestResponse
 
-from chatport.adapters import PeeweeStore, ScriptedGateway, SystemClock, random_id, sqlite_faults
+from chatport.adapters import (
+    PeeweeStore,
+    ScriptedGateway,
+    SystemClock,
+    look_through,
+    random_id,
+    sqlite_faults,
+)
 from chatport.adapters.life_sign import LifeSign
 from chatport.adapters.peewee_store import MIN_FREE_BYTES, free_bytes
 from chatport.adapters.sqlite_database import SqliteFile
@@ -38,7 +45,9 @@ from chatport.domain.errors import (
 )
 from chatport.domain.model import Completion, CompletionRequest, LogQuery, State
 from chatport.domain.relay import Once
+from chatport.entrypoints import server
 from chatport.entrypoints.flask_app import create_app
+from chatport.entrypoints.settings import Settings
 from chatport.entrypoints.wiring import condition
 from torture import times
 
@@ -773,6 +782,49 @@ def test_a_damaged_file_ends_the_start_with_the_way_to_restore_it(killed: Path) 
         damaged.write_bytes(content)
         assert serve(damaged) == (3, DAMAGED)
         assert damaged.read_bytes() == content
+
+
+def test_damage_that_only_a_look_through_the_file_finds_ends_the_start(
+    killed: Path, tmp_path: Path
+) -> None:
+    damaged = tmp_path / "log.db"
+    with closing(sqlite3.connect(killed / "log.db")) as whole:
+        [[root]] = whole.execute("SELECT rootpage FROM sqlite_schema WHERE name = 'refusal'")
+    content = bytearray((killed / "log.db").read_bytes())
+    content[(root - 1) * PAGE : (root - 1) * PAGE + 8] = b"\xa5" * 8
+    damaged.write_bytes(content)
+    with closing(PeeweeStore(tmp_path / "log.db")) as store:
+        store.check()  # to open it is not to look through it
+    content = bytearray(damaged.read_bytes())
+    with pytest.raises(StorageCorrupt):
+        look_through(damaged, 10)
+    assert serve(damaged) == (3, DAMAGED)
+    assert damaged.read_bytes() == content
+
+
+def test_a_log_that_is_too_large_to_be_looked_through_is_served(
+    killed: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copy(killed / "log.db", tmp_path)
+    settings = Settings.from_mapping({"CHATPORT_DATABASE": f"sqlite:///{tmp_path / 'log.db'}"})
+    server.check_database(settings)
+    assert caplog.text == ""
+    with closing(sqlite3.connect(tmp_path / "log.db")) as other:
+        other.execute(
+            "WITH RECURSIVE n (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM n LIMIT 100000)"
+            " INSERT INTO refusal SELECT 'shop', 'rule', n, 1 FROM n"
+        )
+        other.commit()
+    monkeypatch.setattr(server, "LOOK_SECONDS", 0.001)
+    server.check_database(settings)
+    assert "too large to be looked through at the start" in caplog.text
+
+
+def test_only_a_file_is_looked_through_at_the_start(tmp_path: Path) -> None:
+    for database in (tmp_path, tmp_path / "none yet", "memory:"):
+        place = str(database) if database == "memory:" else f"sqlite:///{database}"
+        server.check_database(Settings.from_mapping({"CHATPORT_DATABASE": place}))
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_folder_in_place_of_the_file_ends_the_start_with_a_reason(tmp_path: Path) -> None:
