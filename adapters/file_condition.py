@@ -2,10 +2,10 @@
 
 import mmap
 
-FAULTS = ("", "SQLITE_CORRUPT")
+FAULTS = ("", "SQLITE_CORRUPT", "FILE_LOST")
 """What can make a file unusable for good; its place here is what stands in the memory."""
 
-FAULT = 0
+FAULT, LENGTH = range(2)
 
 
 class FileCondition:
@@ -18,7 +18,7 @@ class FileCondition:
     """
 
     def __init__(self) -> None:
-        self._notes = memoryview(mmap.mmap(-1, 8)).cast("q")
+        self._notes = memoryview(mmap.mmap(-1, 2 * 8)).cast("q")
 
     @property
     def fault(self) -> str:
@@ -28,3 +28,12 @@ class FileCondition:
     def condemn(self, fault: str) -> None:
         """Let no process write any more. SQLite would, and make it worse."""
         self._notes[FAULT] = FAULTS.index(fault)
+
+    @property
+    def length(self) -> int:
+        """How many bytes of the file must be there, from when a process last looked."""
+        return self._notes[LENGTH]
+
+    @length.setter
+    def length(self, length: int) -> None:
+        self._notes[LENGTH] = length

@@ -46,19 +46,22 @@ class GroupCommit:
         offload: Where waiting for the disk may happen. The work itself,
             microseconds in memory, stays on the leader's thread: on another, it would wait for
             the interpreter lock after every statement.
-        check: Raises one of DATABASE_ERRORS when the database must not be written. Called before
-            each transaction and after its commit: what went into a deleted file is not kept.
+        check: Raises one of DATABASE_ERRORS when the database must not be written. Called at the
+            beginning of each transaction.
+        check_kept: As `check`, after each commit: what went into a deleted file is not kept.
     """
 
     def __init__(
         self,
         database: peewee.SqliteDatabase,
         offload: Offload = run_here,
-        check: Callable[[], None] = nothing_to_check,
+        check: Callable[[], object] = nothing_to_check,
+        check_kept: Callable[[], object] = nothing_to_check,
     ) -> None:
         self._database = database
         self._offload = offload
         self._check = check
+        self._check_kept = check_kept
         self._mutex = threading.Lock()
         self._waiting: deque[_Unit[Any]] = deque()
         self._led = False
@@ -113,16 +116,16 @@ class GroupCommit:
     def _commit(self, batch: "list[_Unit[Any]]") -> None:
         self._committed = False
         try:
-            self._check()
             self._begin()
             try:
+                self._check()
                 for unit in batch:
                     unit.attempt()
                 self._commit_where_it_is_cheapest(len(batch))
             except BaseException:
                 self._rollback()
                 raise
-            self._check()
+            self._check_kept()
         except DATABASE_ERRORS as error:
             self._after_failure(batch, error)
         except BaseException:

@@ -74,11 +74,11 @@ class SqliteFile:
     def close(self) -> None:
         """Close both connections; what this process leaves open is interrupted."""
         try:
-            self.files.check()
             self._interrupt_own()
             clean = True
         except (*DATABASE_ERRORS, StorageUnavailable):
             clean = False  # then others find it dead, and do that
+        self.files.close()
         self._disconnect()
         self.life_sign.hide(clean=clean)
 
@@ -88,6 +88,7 @@ class SqliteFile:
 
     def _interrupt_own(self) -> None:
         with self.writer.atomic("IMMEDIATE"):
+            self.files.check()
             mine = self._exchange.owner == self.life_sign.owner
             self._interrupt(mine, timestamp(SystemClock().now()))
 

@@ -57,7 +57,8 @@ class SqliteSession:
             with self._opening, translated():
                 if self._file is None:
                     file = SqliteFile(self._path, self._condition)
-                    self._commits = GroupCommit(file.writer, self._offload, file.files.check)
+                    checks = file.files.check, file.files.check_names
+                    self._commits = GroupCommit(file.writer, self._offload, *checks)
                     self._file = file
         return self._file
 

@@ -10,6 +10,9 @@ from chatport.domain.errors import StorageCorrupt
 
 from .sqlite_faults import translated
 
+AGAIN_SECONDS = 0.001
+"""An interrupt that comes before SQLite has begun is forgotten."""
+
 
 def look_through(path: Path, seconds: float) -> bool:
     """Let SQLite look for damage, which it would otherwise find only when it comes across it.
@@ -44,10 +47,18 @@ def _for_at_most(seconds: float, connection: sqlite3.Connection) -> Iterator[Non
 
     From another thread: SQLite before 3.41 has no progress to tell of while it looks at a tree.
     """
-    timer = threading.Timer(seconds, connection.interrupt)
-    timer.start()
+    done = threading.Event()
+
+    def interrupt() -> None:
+        wait = seconds
+        while not done.wait(wait):
+            connection.interrupt()
+            wait = AGAIN_SECONDS
+
+    thread = threading.Thread(target=interrupt)
+    thread.start()
     try:
         yield
     finally:
-        timer.cancel()
-        timer.join()
+        done.set()
+        thread.join()

@@ -134,6 +134,7 @@ class World:
             database.close()
             database.connect()
         file.writer.timeout = 0
+        file.files.close()
         known = self.store.session._condition
         file.files.__init__(self.path, known)  # type: ignore[misc]  # a restart without its first reads
 
@@ -285,6 +286,39 @@ def folder_deleted(world: World) -> Iterator[None]:
     yield
 
 
+def cut(end: str, length: int) -> "Break":
+    """Return what cuts a file to a length, or, if that is negative, by so much."""
+
+    @contextmanager
+    def broken(world: World) -> Iterator[None]:
+        file = world.beside(end)
+        os.truncate(file, length if length >= 0 else file.stat().st_size + length)
+        yield
+
+    return broken
+
+
+@contextmanager
+def overwritten_by_an_older_copy(world: World) -> Iterator[None]:
+    older = world.path.read_bytes()
+    world.ask(LONG)
+    world.forget_pages()
+    assert world.path.stat().st_size > len(older)
+    world.path.write_bytes(older)
+    world.gateway.calls.clear()
+    yield
+
+
+@contextmanager
+def an_older_log_of_writes(world: World) -> Iterator[None]:
+    older = world.beside("-wal").read_bytes()
+    world.run("PRAGMA wal_checkpoint")
+    world.ask()
+    world.beside("-wal").write_bytes(older)
+    world.gateway.calls.clear()
+    yield
+
+
 def damaged(first: int, last: int | None, *, running: bool) -> "Break":
     """Return what overwrites the bytes of a file between two places."""
 
@@ -397,6 +431,12 @@ FAULTS = (
     Fault("the file is moved away and back", moved_away_for_a_while, LOST, recovers=True),
     Fault("the folder is moved away and back", folder_moved_away_for_a_while, LOST, recovers=True),
     Fault("the folder is deleted", folder_deleted, LOST),
+    Fault("the file is emptied", cut("", 0), LOST),
+    Fault("the file is cut", cut("", -1), LOST),
+    Fault("an older copy is written over it", overwritten_by_an_older_copy, LOST),
+    Fault("the -wal is emptied", cut("-wal", 0), LOST),
+    Fault("the -wal is cut", cut("-wal", -1), LOST),
+    Fault("an older -wal is written over it", an_older_log_of_writes, LOST),
     Fault("damage in the header", damaged(0, 100, running=False), CORRUPT),
     Fault("damage in the first page", damaged(100, PAGE, running=False), CORRUPT),
     Fault("damage in all but the first page", damaged(PAGE, None, running=False), CORRUPT),
@@ -467,6 +507,68 @@ def test_what_is_written_while_the_file_goes_away_is_not_acknowledged(
     assert world.ask().status_code == 200
     with pytest.raises(StorageLost):
         world.store.session.write(lambda _file: world.beside(end).unlink())
+
+
+@pytest.mark.parametrize(("end", "code"), [("", CORRUPT), ("-wal", LOST)])
+def test_a_file_that_is_cut_and_grows_again_is_not_taken_for_whole(
+    end: str, code: str, world: World
+) -> None:
+    assert world.ask().status_code == 200
+    with suppress(StorageCorrupt):  # if SQLite comes across it
+        world.store.session.write(lambda file: emptied_while_writing(world.beside(end), file))
+    assert world.ask_in_each_way() == {(503, code)}
+    assert len(world.gateway.calls) == 1
+
+
+def emptied_while_writing(path: Path, file: SqliteFile) -> None:
+    os.truncate(path, 0)
+    file.pseudonym_key()
+
+
+def test_what_others_may_do_to_the_files_is_not_taken_for_a_loss(world: World) -> None:
+    for others in ("wal_checkpoint(TRUNCATE)", "wal_checkpoint(RESTART)", "wal_checkpoint"):
+        assert world.ask_in_each_way() == {(200, "")}
+        other_process(world, f"PRAGMA {others}")
+    longest = world.path.stat().st_size
+    assert world.client.delete("/conversations/ada").status_code == 200
+    other_process(world, "DELETE FROM exchange")
+    other_process(world, "VACUUM")
+    other_process(world, "PRAGMA wal_checkpoint(TRUNCATE)")
+    assert world.path.stat().st_size < longest
+    assert world.ask_in_each_way() == {(200, "")}
+    assert world.ready() == (200, "")
+
+
+def other_process(world: World, query: str) -> None:
+    program = "import sqlite3, sys; sqlite3.connect(sys.argv[1]).execute(sys.argv[2])"
+    program += ".connection.commit()"
+    subprocess.run([sys.executable, "-c", program, str(world.path), query], check=True, timeout=30)
+
+
+def test_two_processes_that_write_while_others_tidy_up_lose_nothing(world: World) -> None:
+    assert world.ask().status_code == 200
+    world.stop()
+    until = time.monotonic() + times(2, 60)
+
+    def write() -> None:
+        while time.monotonic() < until:
+            assert world.ask(LONG, user_id=random_id()).status_code == 200
+
+    def tidy() -> None:
+        with closing(sqlite3.connect(world.path, isolation_level=None)) as other:
+            while time.monotonic() < until:
+                other.execute("DELETE FROM exchange WHERE state = 'completed'")
+                for query in ("VACUUM", "PRAGMA wal_checkpoint(TRUNCATE)"):
+                    with suppress(sqlite3.OperationalError):  # the others have the lock
+                        other.execute(query).fetchall()
+
+    fork = multiprocessing.get_context("fork").Process
+    processes = [fork(target=work) for work in (write, write, tidy)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+    assert [process.exitcode for process in processes] == [0, 0, 0]
 
 
 def test_an_answer_that_comes_after_the_file_is_gone_is_not_acknowledged(world: World) -> None:
