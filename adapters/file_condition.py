@@ -5,7 +5,7 @@ import mmap
 FAULTS = ("", "SQLITE_CORRUPT", "FILE_LOST")
 """What can make a file unusable for good; its place here is what stands in the memory."""
 
-FAULT, LENGTH = range(2)
+FAULT, LENGTH, IN_DOUBT = range(3)
 
 
 class FileCondition:
@@ -18,7 +18,7 @@ class FileCondition:
     """
 
     def __init__(self) -> None:
-        self._notes = memoryview(mmap.mmap(-1, 2 * 8)).cast("q")
+        self._notes = memoryview(mmap.mmap(-1, 3 * 8)).cast("q")
 
     @property
     def fault(self) -> str:
@@ -31,9 +31,18 @@ class FileCondition:
 
     @property
     def length(self) -> int:
-        """How many bytes of the file must be there, from when a process last looked."""
+        """How many bytes of the file must be there; 0 until a process has looked."""
         return self._notes[LENGTH]
 
     @length.setter
     def length(self, length: int) -> None:
         self._notes[LENGTH] = length
+
+    @property
+    def in_doubt(self) -> bool:
+        """Whether a write has failed, and none was tried since to see if it works again."""
+        return bool(self._notes[IN_DOUBT])
+
+    @in_doubt.setter
+    def in_doubt(self, doubt: bool) -> None:
+        self._notes[IN_DOUBT] = doubt

@@ -41,7 +41,7 @@ class OpenFiles:
         for companion in (str(wal), str(shm)):
             with suppress(FileUnusable):
                 self._known[companion] = _stat(companion)
-        condition.length = self._known[str(path)].st_size
+        condition.length = 0
         self._index = WalIndexReader(shm)
         self._wal = WalHead(wal)
 

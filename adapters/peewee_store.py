@@ -136,12 +136,12 @@ class PeeweeStore(ConversationStore):
             return self._write(lambda file: file.interrupt_abandoned(timestamp(now)))
 
     def check(self) -> None:
-        """Take and release the write lock, and look how much room is left.
+        """Look whether the file can be written, and how much room is left.
 
         Raises:
             StorageFull: Little is left; what is asked nevertheless is still kept.
         """
-        self._write(SqliteFile.check)
+        self.session.check()
         with translated():
             if self._free(self._folder) < MIN_FREE_BYTES:
                 raise StorageFull(LITTLE_SPACE)

@@ -31,6 +31,9 @@ from .sqlite_faults import DATABASE_ERRORS, parsing
 from .sqlite_ledger import Reserved, SqliteLedger
 from .system import SystemClock, random_id
 
+ROOM_BYTES = 256 * 1024
+"""For the longest prompt that is allowed by default, its words in the index, and an answer."""
+
 NO_REQUEST = {"context_from": None, "parameters_id": None, "messages_id": None}
 
 Row = Mapping[str, Any]
@@ -206,6 +209,12 @@ class SqliteFile:
     def check(self) -> None:
         """Have the write lock, which is the check; end what nobody else looks after."""
         self.end_own_lost(SystemClock().now())
+
+    def try_to_write(self) -> None:
+        """Write as much as a request may need, and delete it again."""
+        self.life_sign.show()
+        self.writer.execute_sql("INSERT INTO secret VALUES ('room', zeroblob(?))", [ROOM_BYTES])
+        self.writer.execute_sql("DELETE FROM secret WHERE name = 'room'")
 
     def merge_words(self, pages: int) -> bool:
         """Rewrite some pages of the word index without the words that were deleted.

@@ -6,6 +6,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
+from chatport.domain.errors import StorageUnavailable
+
 from .file_condition import FileCondition
 from .group_commit import GroupCommit, Offload, run_here
 from .sqlite_database import SqliteFile
@@ -40,8 +42,24 @@ class SqliteSession:
         `work` either raises before it has written anything, or does all its writing.
         """
         file = self.opened()
-        with self._watched():
-            return self._commits.run(lambda: work(file))
+        try:
+            with self._watched():
+                return self._commits.run(lambda: work(file))
+        except StorageUnavailable:
+            self._condition.in_doubt = True
+            raise
+
+    def check(self) -> None:
+        """Take and release the write lock; after a write that failed, try one.
+
+        Only writing shows that there is room again, or the permission, but it takes a sync of
+        the disk, which is too dear for a look every second while all is well.
+        """
+        if self._condition.in_doubt:
+            self.write(SqliteFile.try_to_write)
+            self._condition.in_doubt = False
+        else:
+            self.write(SqliteFile.check)
 
     def read(self, work: Callable[[SqliteFile], T]) -> T:
         """Return the result of `work` on the reader, which sees what is committed."""

@@ -33,7 +33,7 @@ from chatport.adapters import (
 )
 from chatport.adapters.life_sign import LifeSign
 from chatport.adapters.peewee_store import MIN_FREE_BYTES, free_bytes
-from chatport.adapters.sqlite_database import SqliteFile
+from chatport.adapters.sqlite_database import ROOM_BYTES, SqliteFile
 from chatport.domain.chat import ChatService
 from chatport.domain.errors import (
     ChatportError,
@@ -304,6 +304,7 @@ def overwritten_by_an_older_copy(world: World) -> Iterator[None]:
     world.ask(LONG)
     world.forget_pages()
     assert world.path.stat().st_size > len(older)
+    world.store.check()
     world.path.write_bytes(older)
     world.gateway.calls.clear()
     yield
@@ -390,14 +391,12 @@ class Fault:
     Attributes:
         code: What those are told who ask.
         recovers: It works again when the cause is gone, without a restart.
-        shows: `/readyz` says so; a database without room for more has still its lock.
     """
 
     name: str
     happen: Break
     code: str
     recovers: bool = False
-    shows: bool = True
 
 
 FULL, LOST, CORRUPT, READ_ONLY = (
@@ -408,18 +407,16 @@ FULL, LOST, CORRUPT, READ_ONLY = (
 )
 PAGE = 4096
 FAULTS = (
-    Fault("the database is full", full_database, FULL, recovers=True, shows=False),
-    Fault("files may not grow", limited_file_size, FULL, recovers=True, shows=False),
-    Fault("no inode is left", no_life_sign(errno.ENOSPC), FULL, recovers=True, shows=False),
-    Fault("the quota is used up", no_life_sign(errno.EDQUOT), FULL, recovers=True, shows=False),
+    Fault("the database is full", full_database, FULL, recovers=True),
+    Fault("files may not grow", limited_file_size, FULL, recovers=True),
+    Fault("no inode is left", no_life_sign(errno.ENOSPC), FULL, recovers=True),
+    Fault("the quota is used up", no_life_sign(errno.EDQUOT), FULL, recovers=True),
     Fault("another process has the lock", locked_by_another, "storage_busy", recovers=True),
-    Fault("a file is too large", no_life_sign(errno.EFBIG), FULL, recovers=True, shows=False),
+    Fault("a file is too large", no_life_sign(errno.EFBIG), FULL, recovers=True),
     Fault("writing is forbidden", query_only, READ_ONLY, recovers=True),
-    Fault("a read-only disk", no_life_sign(errno.EROFS), READ_ONLY, recovers=True, shows=False),
-    Fault("no permission", no_life_sign(errno.EACCES), READ_ONLY, recovers=True, shows=False),
-    Fault(
-        "the disk fails", no_life_sign(errno.EIO), "storage_unavailable", recovers=True, shows=False
-    ),
+    Fault("a read-only disk", no_life_sign(errno.EROFS), READ_ONLY, recovers=True),
+    Fault("no permission", no_life_sign(errno.EACCES), READ_ONLY, recovers=True),
+    Fault("the disk fails", no_life_sign(errno.EIO), "storage_unavailable", recovers=True),
     Fault("the file is deleted", deleted, LOST),
     Fault("all files are deleted", deleted_with_its_log, LOST),
     Fault("the -wal is deleted", without("-wal"), LOST),
@@ -458,7 +455,7 @@ def test_while_the_storage_is_down_the_code_says_why_and_nobody_is_called(
     world.gateway.calls.clear()
     with fault.happen(world):
         assert world.ask_in_each_way() == {(503, fault.code)}
-        assert world.ready() == ((503, fault.code) if fault.shows else (200, ""))
+        assert world.ready() == (503, fault.code)
         assert world.ask_in_each_way() == {(503, fault.code)}
         assert world.gateway.calls == []
     if fault.recovers:
@@ -477,6 +474,26 @@ def test_what_can_be_read_is_read_while_nothing_can_be_written(world: World) -> 
         assert ANSWER in world.client.get("/conversations/ada").text
         assert world.client.delete("/conversations/ada").get_json()["erased"] == 1
     assert ANSWER not in world.client.get("/conversations/ada").text
+
+
+def test_to_ask_whether_it_is_ready_writes_only_after_a_write_has_failed(world: World) -> None:
+    assert world.ask().status_code == 200
+    before = contents(world)
+    assert world.ready() == (200, "")
+    assert contents(world) == before
+
+    def fail() -> None:
+        with full_database(world):
+            assert world.ask(LONG, user_id="bob").status_code == 503
+        world.stop()
+
+    world.stop()
+    in_another_process(fail)
+    assert world.ready() == (200, "")
+    assert world.beside("-wal").stat().st_size > ROOM_BYTES
+    before = contents(world)
+    assert world.ready() == (200, "")
+    assert contents(world) == before
 
 
 @pytest.mark.parametrize(("free", "status"), [(MIN_FREE_BYTES - 1, 503), (MIN_FREE_BYTES, 200)])
@@ -614,7 +631,7 @@ def test_once_damage_is_found_nothing_is_written_until_the_file_is_opened_anew(
 
 
 def in_another_process(work: Callable[[], object]) -> None:
-    """Do the work in a process that is forked now, and wait for its end."""
+    """Do the work in a process forked now, while the file is closed, and wait for its end."""
     process = multiprocessing.get_context("fork").Process(target=work)
     process.start()
     process.join(10)
@@ -632,10 +649,10 @@ def test_what_one_process_finds_damaged_no_other_of_its_server_writes_to(world: 
 
     in_another_process(see_damage)
     see_it_refused()
-    in_another_process(see_it_refused)  # as a worker that takes the place of another
-    assert world.gateway.calls == []
     world.stop()
-    see_it_refused()  # it is still the same server
+    in_another_process(see_it_refused)  # as a worker that takes the place of another
+    see_it_refused()
+    assert world.gateway.calls == []
 
 
 def find_damage(_file: SqliteFile) -> None:
