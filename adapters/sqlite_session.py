@@ -72,7 +72,7 @@ class SqliteSession:
     def opened(self) -> SqliteFile:
         """Return the open file."""
         if self._file is None:
-            with self._opening, translated():
+            with self._opening, self._watched():
                 if self._file is None:
                     file = SqliteFile(self._path, self._condition)
                     checks = file.files.check, file.files.check_names

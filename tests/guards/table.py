@@ -158,6 +158,18 @@ STORAGE = (
         ),
     ),
     Guard(
+        "damage that a worker finds as it opens the file is not told to the others",
+        "adapters/sqlite_session.py",
+        "with self._opening, self._watched():",
+        "with self._opening, translated():",
+        (
+            (
+                "integration/test_storage_faults.py::test_damage_that_one_process_finds_as_it_"
+                "opens_the_file_stops_the_others_too"
+            ),
+        ),
+    ),
+    Guard(
         "a worker that cannot open the file ends the server",
         "entrypoints/server.py",
         "except StorageUnavailable as error:",

@@ -438,7 +438,7 @@ FAULTS = (
     Fault("damage in the first page", damaged(100, PAGE, running=False), CORRUPT),
     Fault("damage in all but the first page", damaged(PAGE, None, running=False), CORRUPT),
     Fault("damage in the pages meanwhile", damaged(PAGE, None, running=True), CORRUPT),
-    Fault("damage, then a backup", restored_after_damage, CORRUPT, recovers=True),
+    Fault("damage, then a backup", restored_after_damage, CORRUPT),
     Fault("the file is cut short", cut_short, CORRUPT),
     Fault("the file is no database", no_database, CORRUPT),
     Fault("a folder from the start", a_folder_from_the_start, READ_ONLY, recovers=True),
@@ -625,6 +625,21 @@ def test_once_damage_is_found_nothing_is_written_until_the_file_is_opened_anew(
     assert world.ready() == (503, CORRUPT)
     assert contents(world) == before
     assert [found.reply for found in world.store.search(LogQuery())] == [ANSWER]
+    world.stop()
+    world.start()
+    assert world.ask_in_each_way() == {(200, "")}
+
+
+def test_damage_that_one_process_finds_as_it_opens_the_file_stops_the_others_too(
+    world: World,
+) -> None:
+    def see_damage() -> None:
+        assert world.ask().status_code == 503
+
+    assert world.ask().status_code == 200
+    with restored_after_damage(world):
+        in_another_process(see_damage)
+    assert world.ask_in_each_way() == {(503, CORRUPT)}
     world.stop()
     world.start()
     assert world.ask_in_each_way() == {(200, "")}
