@@ -1,5 +1,7 @@
 """How chatport opens a SQLite file."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import peewee
@@ -23,3 +25,19 @@ def connection_to(path: Path) -> peewee.SqliteDatabase:
         thread_safe=False,
         check_same_thread=False,
     )
+
+
+@contextmanager
+def all_or_none(database: peewee.SqliteDatabase) -> Iterator[None]:
+    """Undo the block's writes if it raises, and leave those of others in the transaction.
+
+    peewee's savepoint hides the error where SQLite has undone the transaction by itself.
+    """
+    database.execute_sql("SAVEPOINT several")
+    try:
+        yield
+    except BaseException:
+        if database.connection().in_transaction:
+            database.execute_sql("ROLLBACK TO several")
+        raise
+    database.execute_sql("RELEASE several")

@@ -1,12 +1,13 @@
 """One open SQLite file: its connections, its queries, and what each does in a transaction."""
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from datetime import datetime
 from functools import partial
 from pathlib import Path
 from typing import Any
+
+import peewee
 
 from chatport.domain.errors import (
     ConversationBusy,
@@ -26,7 +27,7 @@ from .life_sign import LifeSign
 from .open_files import OpenFiles
 from .request_texts import RequestTexts
 from .schema import migrate, refuse_newer
-from .sqlite_connection import connection_to
+from .sqlite_connection import all_or_none, connection_to
 from .sqlite_faults import DATABASE_ERRORS, parsing
 from .sqlite_ledger import Reserved, SqliteLedger
 from .system import SystemClock, random_id
@@ -103,7 +104,7 @@ class SqliteFile:
         self.end_own_lost(exchange.started_at)
         if exchange.idempotency_key is None and exchange.request is None:
             return self._begin(exchange, bounds, claim)  # refuses before it writes
-        with self._all_or_none():
+        with all_or_none(self.writer):
             attempt = self._delete_attempt_before(exchange, timestamp(exchange.started_at))
             history = self._begin(exchange, bounds, claim)
             if attempt is not None and attempt["parameters_id"] is not None:
@@ -134,21 +135,6 @@ class SqliteFile:
         found = self._run(self._queries.newest, {}).fetchone()
         with parsing():
             return max(map(datetime.fromisoformat, filter(None, found))) if found else None
-
-    @contextmanager
-    def _all_or_none(self) -> Iterator[None]:
-        """Undo the block's writes if it raises, and leave those of others in the transaction.
-
-        peewee's savepoint hides the error where SQLite has undone the transaction by itself.
-        """
-        self.writer.execute_sql("SAVEPOINT several")
-        try:
-            yield
-        except BaseException:
-            if self.writer.connection().in_transaction:
-                self.writer.execute_sql("ROLLBACK TO several")
-            raise
-        self.writer.execute_sql("RELEASE several")
 
     def _history(self, exchange: Exchange, bounds: HistoryBounds) -> History:
         if exchange.request is not None:

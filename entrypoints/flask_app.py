@@ -20,7 +20,7 @@ from chatport.domain.text import is_storable
 from . import admin_api, completion_api, conversations_api, docs_api, openai_api, ops_api
 from .access_log import AccessLine
 from .admin import Admin
-from .faults import fault_of, openai_answer, seed_body
+from .faults import BadRequest, fault_of, openai_answer, seed_body
 from .idempotency import mark_replayed
 from .limit_headers import limit_headers
 from .overload import Overload

@@ -83,8 +83,8 @@ STORAGE = (
     Guard(
         "a lease never runs out",
         "adapters/life_sign.py",
-        "return lease_until <= at or self.is_dead(owner)",
-        "return self.is_dead(owner)",
+        "return is_dead(owner) or (over and not is_alive(owner))",
+        "return is_dead(owner)",
         (
             (
                 "contract/test_conversation_store.py::test_an_open_turn_whose_lease_ran_out_"
@@ -95,8 +95,8 @@ STORAGE = (
     Guard(
         "what a dead process left open locks its user out",
         "adapters/life_sign.py",
-        "return lease_until <= at or self.is_dead(owner)",
-        "return lease_until <= at",
+        "return is_dead(owner) or (over and not is_alive(owner))",
+        "return over and not is_alive(owner)",
         (
             (
                 "integration/test_sqlite_store.py::test_what_a_killed_process_left_open_"
@@ -686,8 +686,8 @@ PROVIDER = (
     Guard(
         "a drip goes on after the deadline",
         "adapters/upstream_connection.py",
-        "        if remaining <= 0:\n            raise httpx2.ReadTimeout",
-        "        if remaining <= -1:\n            raise httpx2.ReadTimeout",
+        "        if remaining <= 0:\n            if 2",
+        "        if remaining <= -1:\n            if 2",
         (
             (
                 "integration/test_upstream_transport.py::test_the_total_deadline_ends_a_"
@@ -1070,9 +1070,172 @@ RECKONING = (
     ),
 )
 
+CLOCK = (
+    Guard(
+        "a clock that is set forward ends a live call of this process",
+        "adapters/life_sign.py",
+        'return over and not self.leases.holds(row["public_id"])',
+        "return over",
+        (
+            "integration/test_clock.py::test_a_clock_that_is_set_at_any_step_ends_no_call_and_reverses_no_order[0]",
+        ),
+    ),
+    Guard(
+        "a clock that is set forward ends a live call of another process",
+        "adapters/life_sign.py",
+        "(over and not is_alive(owner))",
+        "over",
+        (
+            "integration/test_clock.py::test_a_clock_that_is_set_at_any_step_ends_no_call_and_reverses_no_order[0]",
+        ),
+    ),
+    Guard(
+        "a clock that is set back reverses the times of a conversation",
+        "domain/model.py",
+        "return replace(self, started_at=latest + INSTANT)",
+        "return self",
+        ("integration/test_clock.py::test_times_never_decrease",),
+    ),
+    Guard(
+        "a log that is dated a year ahead holds all times there",
+        "domain/model.py",
+        "<= LONGEST_SETBACK:",
+        "< timedelta.max:",
+        ("integration/test_clock.py::test_a_log_that_is_dated_far_ahead_is_not_followed",),
+    ),
+    Guard(
+        "an answer that could not be kept holds its conversation",
+        "adapters/peewee_store.py",
+        "            self.session.lose(exchange.id)\n",
+        "",
+        ("integration/test_clock.py::test_an_answer_that_could_not_be_kept_holds_nobody_up",),
+    ),
+    Guard(
+        "what is open for too long stays so while its process lives",
+        "adapters/own_leases.py",
+        "            if end > now:\n                break\n            found.append(exchange_id)",
+        "            break",
+        (
+            "integration/test_clock.py::test_what_is_open_for_too_long_makes_room_whatever_the_clock_says",
+        ),
+    ),
+    Guard(
+        "the dead are not found beside a file whose name is a pattern",
+        "adapters/life_sign.py",
+        "glob.escape(prefix)",
+        "prefix",
+        ("integration/test_clock.py::test_the_dead_are_found_whatever_the_file_is_called",),
+    ),
+)
+
+HOSTILE = (
+    Guard(
+        "a look for a client fails where many sockets are open",
+        "entrypoints/client_presence.py",
+        "            return bool(connection.recv(1, socket.MSG_PEEK))",
+        (
+            '            __import__("select").select([connection], [], [], 0)\n    '
+            "        return bool(connection.recv(1, socket.MSG_PEEK))"
+        ),
+        ("unit/test_client_presence.py",),
+    ),
+    Guard(
+        "text that looks like an image is reserved as one",
+        "entrypoints/relayed_request.py",
+        "IMAGE_DATA.fullmatch(url)",
+        "url",
+        ("unit/test_relayed_request.py::test_what_the_model_may_read_as_text_is_counted_as_text",),
+    ),
+    Guard(
+        "a record of TLS that drips has no deadline",
+        "adapters/tls_socket.py",
+        "        if left <= 0:\n            raise TimeoutError\n        return left",
+        "        return 60.0",
+        ("integration/test_upstream_tls.py::test_a_handshake_has_the_time_of_a_connection",),
+    ),
+    Guard(
+        "a slow client opens the breaker of a healthy provider",
+        "adapters/upstream_connection.py",
+        "if 2 * self._away > time.monotonic() - self._began:",
+        "if False:",
+        (
+            "integration/test_upstream_transport.py::test_a_client_that_is_slow_is_to_blame_when_the_time_is_up",
+        ),
+    ),
+    Guard(
+        "a flood that says nothing has no end",
+        "adapters/upstream_connection.py",
+        "if self._arrived_bytes > RAW_FACTOR * self.limits.body_bytes + MAX_HEADER_BYTES:",
+        "if False:",
+        (
+            "integration/test_upstream_transport.py::test_a_flood_that_says_nothing_has_an_end_and_leaves_others_their_turn",
+        ),
+    ),
+    Guard(
+        "a flood leaves others no turn",
+        "adapters/upstream_connection.py",
+        "            time.sleep(0)\n",
+        "            pass\n",
+        (
+            "integration/test_upstream_transport.py::test_a_flood_that_says_nothing_has_an_end_and_leaves_others_their_turn",
+        ),
+    ),
+    Guard(
+        "the text of an error decides, and not its status",
+        "adapters/upstream_transport.py",
+        "if head.status_code >= ERRORS_FROM:",
+        "if False:",
+        (
+            "integration/test_upstream_transport.py::test_the_status_of_an_error_counts_whatever_becomes_of_its_text",
+        ),
+    ),
+    Guard(
+        "a head without a word counts as an answer",
+        "domain/upstreams.py",
+        "if not begun and (delta.text or delta.events or delta.finish_reason):",
+        "if not begun:",
+        ("unit/test_upstreams.py::test_a_head_alone_does_not_bring_a_provider_back",),
+    ),
+    Guard(
+        "a place is kept for ever when a stream cannot be closed well",
+        "entrypoints/sse.py",
+        '    except ChatportError as error:\n        logger.warning("the outcome',
+        '    except ZeroDivisionError as error:\n        logger.warning("the outcome',
+        (
+            "integration/test_http_overload.py::test_a_place_is_given_back_although_the_outcome_could_not_be_kept",
+        ),
+    ),
+    Guard(
+        "who is still sending holds a place",
+        "entrypoints/flask_app.py",
+        "        overload.check()\n",
+        "        overload.enter()\n        g.closing.callback(overload.leave)\n",
+        ("integration/test_http_overload.py::test_who_is_still_sending_holds_no_place",),
+    ),
+    Guard(
+        "a body in very many chunks holds up all others",
+        "entrypoints/client_deadlines.py",
+        (
+            "            sleep(0)  # others have their turn, however fast this one "
+            "sends\n        if self._silent"
+        ),
+        "            pass\n        if self._silent",
+        ("unit/test_client_deadlines.py::test_who_sends_much_gives_others_their_turn",),
+    ),
+    Guard(
+        "what nobody wanted is read chunk by chunk",
+        "entrypoints/client_deadlines.py",
+        '"length", DRAINED_BYTES)',
+        '"length", 0)',
+        ("unit/test_client_deadlines.py::test_of_what_nobody_wanted_a_little_is_read",),
+    ),
+)
+
 GUARDS = (
     *(*STORAGE, *TURNS, *CALLERS, *MONEY, *REPEATS, *PROVIDER, *SECRETS, *REQUESTS),
     *QUERIES,
     *RECKONING,
     *TERMINAL,
+    *CLOCK,
+    *HOSTILE,
 )
