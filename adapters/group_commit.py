@@ -116,7 +116,7 @@ class GroupCommit:
     def _commit(self, batch: "list[_Unit[Any]]") -> None:
         self._committed = False
         try:
-            self._begin()
+            self._begin(batch[0].arrived)
             try:
                 self._check()
                 for unit in batch:
@@ -134,9 +134,13 @@ class GroupCommit:
                     unit.error = peewee.InterfaceError("the commit was interrupted")
             raise
 
-    def _begin(self) -> None:
-        """Take the write lock, trying again every millisecond while another process has it."""
-        patience = time.monotonic() + BUSY_SECONDS
+    def _begin(self, since: float) -> None:
+        """Take the write lock, trying again every millisecond while another process has it.
+
+        Nobody waits longer than BUSY_SECONDS for it, be it in two batches: the oldest of a batch
+        has its patience, and the others are told with it.
+        """
+        patience = since + BUSY_SECONDS
         while True:
             try:
                 return self._database.begin("IMMEDIATE")
@@ -188,6 +192,7 @@ class _Unit(Generic[T]):
         self.error: Exception | None = None
         self.broke_transaction = False
         self.leads = False
+        self.arrived = time.monotonic()
         self.woken = threading.Lock()
         self.woken.acquire()
 

@@ -1,14 +1,23 @@
 """`/conversations/{user_id}`: what was said, and the way to have it forgotten."""
 
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 from flask import Blueprint, g
 
 from chatport.domain.chat import ChatService
+from chatport.domain.history import utf8_size
 from chatport.domain.model import Exchange
 
 from .request_query import parsed_query
 from .wire import PageQuery
+
+PAGE_BYTES = 2_000_000
+"""Of text in a page, after which it ends; a page of 80 MB held a worker up for 1.5 s."""
+
+READ_AT_ONCE = 10
+"""Exchanges. An answer may have 8 MB, but few are larger than some kilobytes."""
 
 
 def blueprint(service: ChatService) -> Blueprint:
@@ -18,14 +27,12 @@ def blueprint(service: ChatService) -> Blueprint:
     @api.get("/conversations/<user_id>")
     def read_conversation(user_id: str) -> dict[str, Any]:
         query = parsed_query(PageQuery)
-        page = service.conversation(
-            g.caller.name, user_id, before=query.before or None, limit=query.limit + 1
-        )
-        shown = page[-query.limit :]
+        read = partial(service.conversation, g.caller.name, user_id)
+        page, goes_on = _page(read, query.before or None, query.limit)
         return {
             "user_id": user_id,
-            "exchanges": [_encode(exchange) for exchange in shown],
-            "before": shown[0].number if len(page) > query.limit else None,
+            "exchanges": [_encode(exchange) for exchange in reversed(page)],
+            "before": page[-1].number if goes_on else None,
         }
 
     @api.delete("/conversations/<user_id>")
@@ -33,6 +40,26 @@ def blueprint(service: ChatService) -> Blueprint:
         return {"user_id": user_id, "erased": service.erase(g.caller.name, user_id)}
 
     return api
+
+
+def _page(
+    read: Callable[..., Sequence[Exchange]], before: int | None, limit: int
+) -> tuple[list[Exchange], bool]:
+    """Return the newest exchanges, newest first, and whether there may be more.
+
+    They are as many as are asked for, or fewer if these would be too large for one answer.
+    """
+    found: list[Exchange] = []
+    size = 0
+    while size < PAGE_BYTES:
+        wanted = min(limit + 1 - len(found), READ_AT_ONCE)
+        part = read(before=before, limit=wanted)
+        found += reversed(part)
+        if len(found) > limit or len(part) < wanted:
+            return found[:limit], len(found) > limit
+        before = part[0].number
+        size += sum(utf8_size(each.prompt) + utf8_size(each.reply) for each in part)
+    return found, True
 
 
 def _encode(exchange: Exchange) -> dict[str, Any]:

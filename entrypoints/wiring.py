@@ -114,12 +114,13 @@ class ServiceModule(Module):
 
             return OfflineGateway()
         return Upstreams(
-            [self._upstream(each) for each in self._settings.upstreams],
+            [self._upstream(*each) for each in enumerate(self._settings.upstreams, 1)],
             clock,
             total_seconds=self._settings.timeout_seconds,
         )
 
-    def _upstream(self, setting: UpstreamSetting) -> Upstream:
+    def _upstream(self, number: int, setting: UpstreamSetting) -> Upstream:
+        """Return a provider, named by its place: `/readyz` tells the name to everybody."""
         from chatport.adapters import OpenAIGateway  # noqa: PLC0415  # a third of a second
 
         if setting.key is None:
@@ -130,7 +131,7 @@ class ServiceModule(Module):
             timeout_seconds=self._settings.timeout_seconds,
         )
         self._closing.callback(gateway.close)
-        return Upstream(name=setting.url, gateway=gateway)
+        return Upstream(name=f"provider {number}", gateway=gateway)
 
     @provider
     @singleton

@@ -242,3 +242,19 @@ def test_a_store_that_fails_means_503_and_openais_error(method: str) -> None:
             "code": "storage_readonly",
         }
     }
+
+
+def test_a_page_of_long_answers_ends_before_it_is_too_large(store: MemoryStore) -> None:
+    client = client_of(store, "x" * 150_000)
+    prompts = [f"prompt {n}" for n in range(45)]
+    say(client, "ada", *prompts)
+    seen: list[str] = []
+    where: str = "?limit=200"
+    sizes = []
+    while where:
+        page, before = read(client, where)
+        seen[:0] = page
+        sizes.append(len(page))
+        where = f"?limit=200&before={before}" if before else ""
+    assert seen == prompts
+    assert sizes == [20, 20, 5]

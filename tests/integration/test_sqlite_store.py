@@ -5,8 +5,10 @@ import sqlite3
 import subprocess
 import sys
 import threading
+import time
 import traceback
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -584,6 +586,26 @@ def test_a_locked_database_is_waited_for_and_then_busy(
         assert busy.value.retry_after_seconds == 1.0
         other.execute("ROLLBACK")
     store.begin(exchange(), BOUNDS)
+
+
+def test_nobody_waits_for_a_lock_twice_as_long_as_somebody(
+    store: PeeweeStore, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("chatport.adapters.group_commit.BUSY_SECONDS", 1.0)
+    store.check()
+    with (
+        closing(sqlite3.connect(path, isolation_level=None)) as other,
+        ThreadPoolExecutor(max_workers=1) as elsewhere,
+    ):
+        other.execute("BEGIN IMMEDIATE")
+        first = elsewhere.submit(store.check)
+        while not store.session._commits._led:
+            pass
+        began = time.monotonic()
+        with pytest.raises(StorageBusy):
+            store.begin(exchange(), BOUNDS)
+        assert time.monotonic() - began < 1.7
+        assert isinstance(first.exception(), StorageBusy)
 
 
 def test_a_file_that_is_no_database_is_refused_and_left_as_it_is(path: Path) -> None:
