@@ -145,7 +145,10 @@ class GroupCommit:
             try:
                 return self._database.begin("IMMEDIATE")
             except peewee.OperationalError as error:
-                if not _is_busy(error) or time.monotonic() > patience:
+                if not _is_busy(error):
+                    self._check()  # which knows why it cannot be read
+                    raise
+                if time.monotonic() > patience:
                     raise
             time.sleep(RETRY_SECONDS)
 

@@ -261,6 +261,18 @@ STORAGE = (
         ),
     ),
     Guard(
+        "a -wal that was cut is taken for a disk that fails",
+        "adapters/group_commit.py",
+        "self._check()  # which knows why it cannot be read",
+        "pass",
+        (
+            (
+                "integration/test_storage_faults.py::test_a_process_that_cannot_read_a_log_of_"
+                "writes_that_was_cut_says_so"
+            ),
+        ),
+    ),
+    Guard(
         "a VACUUM is taken for a loss",
         "adapters/open_files.py",
         "return length < min(self._condition.length, index.file_bytes)",

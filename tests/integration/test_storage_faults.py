@@ -537,6 +537,14 @@ def test_a_file_that_is_cut_and_grows_again_is_not_taken_for_whole(
     assert len(world.gateway.calls) == 1
 
 
+def test_a_process_that_cannot_read_a_log_of_writes_that_was_cut_says_so(world: World) -> None:
+    assert world.ask().status_code == 200
+    other_process(world, "PRAGMA user_version = 1")  # so that it reads the first page anew
+    with cut("-wal", 0)(world):
+        assert world.ask_in_each_way() == {(503, LOST)}
+        assert world.ready() == (503, LOST)
+
+
 def emptied_while_writing(path: Path, file: SqliteFile) -> None:
     os.truncate(path, 0)
     file.pseudonym_key()
