@@ -53,10 +53,10 @@ class StorageCorrupt(StorageUnavailable):
 
 
 class StorageLost(StorageUnavailable):
-    """The database file was deleted or replaced while it was open."""
+    """The database file was deleted, replaced or cut while it was open."""
 
     code = "storage_lost"
-    message = "The database file was deleted or replaced; put it back, and restart the server."
+    message = "The database file was deleted, replaced or cut; put it back, and restart the server."
 
 
 class StorageTooNew(StorageUnavailable):
