@@ -37,6 +37,7 @@ class MemoryStore(ConversationStore):
         """Keep an open exchange and return what goes along with it."""
         with self._lock:
             now, lease = exchange.started_at, exchange.lease_until - exchange.started_at
+            self._interrupt_abandoned(now)
             attempt = self._attempt_before(exchange)
             history = History(latest=self._latest())
             if exchange.request is None:
@@ -45,7 +46,6 @@ class MemoryStore(ConversationStore):
             exchange = claim.estimated(exchange, history)
             if exchange.request is None:
                 self._refuse_second_turn(exchange, now)
-            self._interrupt_abandoned(now)
             self.ledger.claim(claim, exchange)
             if attempt is not None:
                 del self._exchanges[attempt.number]
@@ -203,7 +203,10 @@ class MemoryStore(ConversationStore):
 
     def _interrupt_abandoned(self, now: datetime) -> int:
         """Interrupt what nobody will finish, and return how many they were."""
-        abandoned = [*self._matching(lambda e: _is_open(e) and self._is_abandoned(e, now))]
+        over = set(self._leases.run_out())
+        abandoned = [
+            *self._matching(lambda e: _is_open(e) and (e.id in over or self._is_abandoned(e, now)))
+        ]
         for exchange in abandoned:
             self._exchanges[exchange.number] = ended = exchange.interrupted(now)
             self.ledger.settle(exchange, ended)

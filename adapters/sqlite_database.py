@@ -101,7 +101,7 @@ class SqliteFile:
     def begin(self, exchange: Exchange, bounds: HistoryBounds, claim: Claim) -> History:
         """Insert an open exchange, and return what goes along with it."""
         self.life_sign.show()
-        self.end_own_lost(exchange.started_at)
+        self.end_own_lost(timestamp(exchange.started_at))
         if exchange.idempotency_key is None and exchange.request is None:
             return self._begin(exchange, bounds, claim)  # refuses before it writes
         with all_or_none(self.writer):
@@ -153,11 +153,13 @@ class SqliteFile:
                 raise
             return self._ledger.reserve(claim, exchange)
 
-    def end_own_lost(self, now: datetime) -> None:
+    def end_own_lost(self, now: str) -> int:
         """Interrupt what this process has open, and will not finish."""
-        if lost := self.life_sign.leases.run_out():
-            mine = self._exchange.owner == self.life_sign.owner
-            self._interrupt(mine & self._exchange.public_id.in_(lost), timestamp(now))
+        lost = self.life_sign.leases.run_out()
+        if not lost:
+            return 0
+        mine = self._exchange.owner == self.life_sign.owner
+        return self._interrupt(mine & self._exchange.public_id.in_(lost), now)
 
     def checkpoint(self, row: Row) -> None:
         """Write what has arrived so far."""
@@ -194,7 +196,7 @@ class SqliteFile:
 
     def check(self) -> None:
         """Have the write lock, which is the check; end what nobody else looks after."""
-        self.end_own_lost(SystemClock().now())
+        self.end_own_lost(timestamp(SystemClock().now()))
 
     def try_to_write(self) -> None:
         """Write as much as a request may need, and delete it again."""
@@ -222,11 +224,11 @@ class SqliteFile:
 
     def interrupt_abandoned(self, now: str) -> int:
         """Interrupt the open exchanges that nobody will finish."""
-        row = self._exchange
+        lost, row = self.end_own_lost(now), self._exchange
         columns = row.id, row.public_id, row.owner, row.lease_until
         still_open = list(row.select(*columns).where(row.state == State.OPEN).dicts())
         found = self.life_sign.abandoned(still_open, now)
-        return sum(self._interrupt(row.id == each["id"], now) for each in found)
+        return lost + sum(self._interrupt(row.id == each["id"], now) for each in found)
 
     def _delete_attempt_before(self, exchange: Exchange, now: str) -> Row | None:
         """Delete the attempt that this one replaces, and return what it was."""

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from chatport.domain.errors import StorageCorrupt
 
+from .schema import refuse_newer
 from .sqlite_faults import translated
 
 AGAIN_SECONDS = 0.001
@@ -26,8 +27,12 @@ def look_through(path: Path, seconds: float) -> bool:
 
     Raises:
         StorageCorrupt: There is damage.
+        StorageReadOnly: It is another program's, or no file.
+        StorageTooNew: A newer version of chatport wrote it.
     """
     address = f"{path.absolute().as_uri()}?mode=ro"
+    with translated():
+        refuse_newer(path)  # a look at what is not ours would already touch it
     with translated(), closing(sqlite3.connect(address, uri=True)) as connection:
         try:
             with _for_at_most(seconds, connection):

@@ -2,7 +2,9 @@
 
 import os
 import socket
+from collections import deque
 from contextlib import closing
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ from chatport.adapters import PeeweeStore, sqlite_database
 from chatport.adapters.life_sign import LifeSign
 from chatport.adapters.own_leases import OwnLeases
 from chatport.adapters.schema import migrate
+from chatport.domain import model
 
 LOOK_AT_MAKING = {"durability", "test_sqlite_store.py"}
 LOOPBACK = ("127.", "::1", "localhost", "0.0.0.0")
@@ -25,8 +28,20 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Let the long tests begin first, so that no core waits for the last of them."""
-    items.sort(key=lambda item: item.get_closest_marker("long") is None)
+    """Deal the long tests to all processes, and let each begin with them, so that none waits.
+
+    Of the tests in their order, xdist gives each process one part, as long as the others.
+    """
+    processes = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    long = [item for item in items if item.get_closest_marker("long")]
+    short = deque(item for item in items if not item.get_closest_marker("long"))
+    part = len(items) // processes
+    items.clear()
+    for n in range(processes):
+        hand = long[n::processes]
+        room = max(0, min(part - len(hand), len(short)))
+        items += hand + [short.popleft() for _ in range(room)]
+    items += short
 
 
 @pytest.fixture(autouse=True)
@@ -47,6 +62,12 @@ def leases_of_records(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let leases end when records say so, as if nobody was known to live: a test need not wait."""
     monkeypatch.setattr(OwnLeases, "holds", lambda _self, _exchange_id: False)
     monkeypatch.setattr(LifeSign, "is_alive", lambda _self, _owner: False)
+
+
+@pytest.fixture
+def clock_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the log follow a clock that is set back, for models that do not know better."""
+    monkeypatch.setattr(model, "LONGEST_SETBACK", timedelta(-1))
 
 
 @pytest.fixture(scope="session")

@@ -34,7 +34,7 @@ from .refusals import BEFORE
 CLIENTS = 50
 SECONDS = times(60, 600)
 FEWEST_REQUESTS = 500
-PAUSE_SECONDS = 1.0
+PAUSE_SECONDS = 2.0
 """From one request of a client to its next: a load that leaves the cores to other tests."""
 
 TIMEOUT_SECONDS = 2.0

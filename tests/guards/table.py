@@ -1162,7 +1162,7 @@ HOSTILE = (
         "a record of TLS that drips has no deadline",
         "adapters/tls_socket.py",
         "        if left <= 0:\n            raise TimeoutError\n        return left",
-        "        return 60.0",
+        "        return 5.0",
         ("integration/test_upstream_tls.py::test_a_handshake_has_the_time_of_a_connection",),
     ),
     Guard(

@@ -16,7 +16,7 @@ KEY = "sk-canary-51a9c0ffee"
 PROMPT = "canary-prompt-83b1: what is the weather?"
 QUOTED = f"You sent {PROMPT} with {KEY}"
 
-AMPLE_SECONDS = 5.0
+AMPLE_SECONDS = 10.0
 SOON = 0.4
 """Seconds after which a call is over that would otherwise go on for ever."""
 

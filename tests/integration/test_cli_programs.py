@@ -225,7 +225,7 @@ def test_a_line_of_a_dotenv_file_that_says_nothing_is_a_problem_like_all_others(
 def test_a_system_prompt_that_is_not_utf_8_is_refused_in_a_sentence() -> None:
     done = run("serve", "--check", "--offline", CHATPORT_SYSTEM_PROMPT="Be k\udcfcnd.")
     assert done.returncode == 2
-    assert "CHATPORT_SYSTEM_PROMPT=Be k\\xdcfcnd.\n" in done.stdout
+    assert "CHATPORT_SYSTEM_PROMPT=Be k\\udcfcnd.\n" in done.stdout
     assert done.stderr == (
         "chatport: these settings cannot be used:\n"
         "  CHATPORT_SYSTEM_PROMPT holds a NUL or bytes that are not UTF-8.\n"

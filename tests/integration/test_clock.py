@@ -195,14 +195,18 @@ def test_nobody_is_held_back_longer_than_the_window(
     assert said(service)
 
 
+@pytest.mark.parametrize("jump", [-DAY, timedelta(0), DAY])
 def test_what_is_open_for_too_long_makes_room_whatever_the_clock_says(
-    store: ConversationStore, clock: MovedClock, monkeypatch: pytest.MonkeyPatch
+    store: ConversationStore,
+    clock: MovedClock,
+    monkeypatch: pytest.MonkeyPatch,
+    jump: timedelta,
 ) -> None:
     passed = [0.0]
     monkeypatch.setattr(own_leases, "monotonic", lambda: passed[0])
     service = service_of(store, clock, lambda: None, lease_seconds=100)
     forgotten = service.stream(ChatRequest(user_id="ada", prompt="nobody closes me"))
-    clock.wall += DAY
+    clock.wall += jump
     with pytest.raises(ConversationBusy):
         said(service)
     passed[0] = 100.0

@@ -74,7 +74,7 @@ from chatport.domain.keys import Keys
 from chatport.domain.rules import Rule, Scope, parse_budgets, parse_limits
 from torture import times
 
-pytestmark = pytest.mark.usefixtures("leases_of_records")
+pytestmark = pytest.mark.usefixtures("leases_of_records", "clock_as_it_is")
 
 RUNS = settings(
     max_examples=times(200, 5_000),

@@ -50,6 +50,7 @@ class Raw:
             "REMOTE_ADDR": "127.0.0.1",
             "CONTENT_TYPE": named.pop("CONTENT_TYPE", "application/json"),
             "CONTENT_LENGTH": named.pop("CONTENT_LENGTH", str(len(data))),
+            "HTTP_HOST": "chatport",
             "wsgi.version": (1, 0),
             "wsgi.url_scheme": "http",
             "wsgi.input": io.BytesIO(data),

@@ -49,7 +49,7 @@ from .moved_clock import MovedClock
 from .relaying import PATH as V1
 from .relaying import SEED
 
-pytestmark = pytest.mark.usefixtures("leases_of_records")
+pytestmark = pytest.mark.usefixtures("leases_of_records", "clock_as_it_is")
 
 RUNS = settings(
     max_examples=times(200, 5000),

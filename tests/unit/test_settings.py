@@ -382,7 +382,7 @@ def test_an_address_without_a_secret_is_shown_as_it_is(name: str, value: str) ->
 
 def test_a_value_that_is_shown_cannot_command_the_terminal() -> None:
     shown = dict(printable({"CHATPORT_SYSTEM_PROMPT": "a\x1b[2J\n\udcff"}))
-    assert shown["CHATPORT_SYSTEM_PROMPT"] == "a\\x1b[2J\n\\xdcff"
+    assert shown["CHATPORT_SYSTEM_PROMPT"] == "a\\x1b[2J\n\\udcff"
 
 
 def test_an_at_sign_outside_a_url_is_shown_and_a_slash_in_a_password_is_not() -> None:
