@@ -2,6 +2,7 @@
 
 import os
 import socket
+import threading
 from collections import deque
 from contextlib import closing
 from datetime import timedelta
@@ -85,9 +86,12 @@ def _quickly_made_files(
 ) -> None:
     """Spare thousands of tests the making of tables, unless it is what they look at."""
 
+    one_at_a_time = threading.Lock()
+
     def quickly(database: peewee.Database, path: Path) -> None:
-        if path.stat().st_size == 0:
-            path.write_bytes(_new_file)
+        with one_at_a_time:  # a second store may be opening the same file
+            if path.stat().st_size == 0:
+                path.write_bytes(_new_file)
         migrate(database, path)
 
     if LOOK_AT_MAKING.isdisjoint(request.node.path.parts):

@@ -3,6 +3,7 @@
 import http.client
 import json
 import os
+import select
 import signal
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -52,7 +53,12 @@ def fill(service: Any, provider: Any, *, stream: bool) -> list[http.client.HTTPC
     before = len(provider.prompts)
     taken = [begin(service, n, stream=stream) for n in range(MOST)]
     while len(provider.prompts) < before + MOST:
-        pass
+        if stream:
+            continue
+        told, _, _ = select.select([connection.sock for connection in taken], [], [], 0.01)
+        for n, connection in enumerate(taken):
+            if connection.sock in told:  # refused: whoever had the place is just leaving
+                taken[n] = begin(service, n, stream=stream)
     return taken
 
 
