@@ -137,10 +137,11 @@ class GroupCommit:
     def _begin(self, since: float) -> None:
         """Take the write lock, trying again every millisecond while another process has it.
 
-        Nobody waits longer than BUSY_SECONDS for it, be it in two batches: the oldest of a batch
-        has its patience, and the others are told with it.
+        Nobody waits much longer than BUSY_SECONDS for it, be it in two batches: the oldest of a
+        batch has its patience, and the others are told with it. A batch that had to wait for the
+        disk so long has a moment all the same.
         """
-        patience = since + BUSY_SECONDS
+        patience = max(since + BUSY_SECONDS, time.monotonic() + BUSY_SECONDS / 10)
         while True:
             try:
                 return self._database.begin("IMMEDIATE")

@@ -207,6 +207,8 @@ class MemoryStore(ConversationStore):
         abandoned = [
             *self._matching(lambda e: _is_open(e) and (e.id in over or self._is_abandoned(e, now)))
         ]
+        for exchange_id in over:
+            self._leases.end(exchange_id)
         for exchange in abandoned:
             self._exchanges[exchange.number] = ended = exchange.interrupted(now)
             self.ledger.settle(exchange, ended)

@@ -1,6 +1,6 @@
 """One open SQLite file: its connections, its queries, and what each does in a transaction."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 from functools import partial
@@ -154,12 +154,20 @@ class SqliteFile:
             return self._ledger.reserve(claim, exchange)
 
     def end_own_lost(self, now: str) -> int:
-        """Interrupt what this process has open, and will not finish."""
+        """Interrupt what this process has open, and will not finish.
+
+        It is forgotten when it is seen to have ended: this transaction may come to nothing.
+        """
         lost = self.life_sign.leases.run_out()
         if not lost:
             return 0
-        mine = self._exchange.owner == self.life_sign.owner
-        return self._interrupt(mine & self._exchange.public_id.in_(lost), now)
+        row = self._exchange
+        mine = (row.owner == self.life_sign.owner) & row.public_id.in_(lost)
+        opened = row.select(row.public_id).where(mine & (row.state == State.OPEN))
+        still = {exchange_id for (exchange_id,) in opened.tuples()}
+        for exchange_id in set(lost) - still:
+            self.life_sign.leases.end(exchange_id)
+        return self._interrupt(mine, now) if still else 0
 
     def checkpoint(self, row: Row) -> None:
         """Write what has arrived so far."""
@@ -172,7 +180,8 @@ class SqliteFile:
             return False
         self._run(self._queries.finish, row)
         self.life_sign.leases.end(exchange.id)
-        self._ledger.settle(exchange, _reserved(*held))
+        accounts, tokens, nanodollars = held
+        self._ledger.settle(exchange, Reserved(Spend(tokens or 0, nanodollars or 0), accounts))
         return True
 
     def erase(self, caller: str, user_id: str) -> int:
@@ -222,13 +231,17 @@ class SqliteFile:
         minute = timestamp(at)[: len("2026-01-01T00:00")]
         self._run(self._queries.refuse, {"caller": caller, "rule": rule, "minute": minute})
 
-    def interrupt_abandoned(self, now: str) -> int:
-        """Interrupt the open exchanges that nobody will finish."""
+    def interrupt_abandoned(self, now: str, dead: Sequence[str] = ()) -> int:
+        """Interrupt the open exchanges that nobody will finish, of the `dead` at least."""
         lost, row = self.end_own_lost(now), self._exchange
+        is_open = row.state == State.OPEN
+        owners = row.select(row.owner).where(is_open).distinct().tuples()
+        dead = [owner for (owner,) in owners if owner in dead or self.life_sign.is_dead(owner)]
         columns = row.id, row.public_id, row.owner, row.lease_until
-        still_open = list(row.select(*columns).where(row.state == State.OPEN).dicts())
-        found = self.life_sign.abandoned(still_open, now)
-        return lost + sum(self._interrupt(row.id == each["id"], now) for each in found)
+        over = is_open & (row.lease_until <= now) & row.owner.not_in(dead)
+        found = self.life_sign.abandoned(row.select(*columns).where(over).dicts(), now)
+        which = row.owner.in_(dead) | row.id.in_([each["id"] for each in found])
+        return lost + self._interrupt(which, now)
 
     def _delete_attempt_before(self, exchange: Exchange, now: str) -> Row | None:
         """Delete the attempt that this one replaces, and return what it was."""
@@ -285,7 +298,3 @@ class SqliteFile:
 
     def _run(self, query: Compiled, row: Row) -> Any:
         return self.writer.execute_sql(query.sql, query.values(row))
-
-
-def _reserved(accounts: int, tokens: int | None, nanodollars: int | None) -> Reserved:
-    return Reserved(Spend(tokens or 0, nanodollars or 0), accounts)

@@ -12,6 +12,8 @@ from contextlib import closing, suppress
 
 import httpx2
 
+from chatport.domain.errors import CallerTooSlow
+
 from .upstream_connection import (
     ERRORS_FROM,
     STILL_WANTED,
@@ -133,7 +135,7 @@ class UpstreamBody(httpx2.SyncByteStream):
         """Return what comes of the body in so many seconds, whatever happens to it, and close."""
         text = bytearray()
         self._hurry(seconds)
-        with closing(self), suppress(httpx2.TransportError):
+        with closing(self), suppress(httpx2.TransportError, CallerTooSlow):
             for piece in self:
                 text += piece
                 if len(text) >= most:
@@ -146,7 +148,7 @@ class UpstreamBody(httpx2.SyncByteStream):
         Then the connection can be used again.
         """
         self._hurry(END_SECONDS)
-        with suppress(httpx2.TransportError):
+        with suppress(httpx2.TransportError, CallerTooSlow):
             next(iter(self), None)
 
     def close(self) -> None:

@@ -38,11 +38,13 @@ class WalIndex(NamedTuple):
         """How long the file is once all pages are moved there."""
         return self.pages * self.page_bytes
 
-    def fits_wal(self, length: int, head: bytes) -> bool:
+    def fits_wal(self, length: int, head: bytes | None) -> bool:
         """Return whether all frames may stand in a -wal of this length that begins like this."""
         if not self.frames:
             return True
         needed = WAL_HEADER_BYTES + self.frames * (FRAME_HEADER_BYTES + self.page_bytes)
+        if head is None:
+            return length >= needed
         salts = head[SALT_OF_WAL], head[SALT_OF_FIRST_FRAME]
         return length >= needed and salts == (self.salt, self.salt)
 
@@ -86,9 +88,9 @@ class WalHead:
             with suppress(OSError):
                 self._descriptor = os.open(wal, os.O_RDONLY | os.O_CLOEXEC)
 
-    def read(self) -> bytes:
-        """Return its header and that of the first frame."""
-        return b"" if self._descriptor is None else os.pread(self._descriptor, HEAD_BYTES, 0)
+    def read(self) -> bytes | None:
+        """Return its header and that of the first frame; None if it could not be opened."""
+        return None if self._descriptor is None else os.pread(self._descriptor, HEAD_BYTES, 0)
 
     def close(self) -> None:
         """Close the file."""

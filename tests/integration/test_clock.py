@@ -7,6 +7,7 @@ from datetime import datetime, timedelta
 from itertools import pairwise
 from pathlib import Path
 
+import peewee
 import pytest
 from pytest_mock import MockerFixture
 
@@ -37,6 +38,7 @@ from chatport.domain.errors import (
     ConversationBusy,
     RateLimited,
     StorageBusy,
+    StorageUnavailable,
 )
 from chatport.domain.model import INSTANT, LONGEST_SETBACK
 from chatport.domain.rules import parse_budgets
@@ -225,6 +227,23 @@ def test_an_answer_that_could_not_be_kept_holds_nobody_up(
         with pytest.raises(StorageBusy):
             list(stream)
         mocker.stop(write)
+        assert said(service, "next") == "one two three"
+        states = [(each.prompt, each.state) for each in store.search(LogQuery(oldest_first=True))]
+    assert states == [("lost", State.INTERRUPTED), ("next", State.COMPLETED)]
+
+
+def test_what_was_lost_is_not_forgotten_when_the_next_write_fails_too(
+    tmp_path: Path, clock: MovedClock, mocker: MockerFixture
+) -> None:
+    with closing(PeeweeStore(tmp_path / "chat.db")) as store:
+        service = service_of(store, clock, lambda: None)
+        stream = service.stream(ChatRequest(user_id="ada", prompt="lost"))
+        database = store.session.opened().writer
+        commit = mocker.patch.object(database, "commit", side_effect=peewee.OperationalError)
+        for doomed in (lambda: list(stream), lambda: said(service, "also lost"), store.check):
+            with pytest.raises(StorageUnavailable):
+                doomed()
+        mocker.stop(commit)
         assert said(service, "next") == "one two three"
         states = [(each.prompt, each.state) for each in store.search(LogQuery(oldest_first=True))]
     assert states == [("lost", State.INTERRUPTED), ("next", State.COMPLETED)]

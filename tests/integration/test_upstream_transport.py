@@ -233,6 +233,20 @@ def test_closing_the_transport_closes_idle_connections(upstream: Upstream) -> No
     assert upstream.sees_the_end_of(1, within=1.0)
 
 
+def test_an_answer_that_is_whole_is_none_of_a_slow_client(upstream: Upstream) -> None:
+    upstream.plays(Answer(EVENTS_HEAD + chunk(b"Hel"), then=Then.HANG))
+    limits = TransportLimits(total=0.2)
+    with closing(UpstreamTransport(limits)) as transport:
+        response = send(transport, upstream)
+        whole: UpstreamBody = response.extensions[BODY]
+        for piece in whole:
+            assert piece == b"Hel"
+            time.sleep(0.3)
+            whole.end()
+            break
+        response.close()
+
+
 def read_at_leisure(received: Iterator[bytes], seconds: float) -> None:
     for _ in received:
         time.sleep(seconds)
@@ -306,7 +320,7 @@ def test_a_flood_that_says_nothing_has_an_end_and_leaves_others_their_turn(
 ) -> None:
     upstream.plays(Answer(head + flood * 200, then=Then.HANG))
     turns = mocker.spy(time, "sleep")
-    limits = TransportLimits(body_bytes=100_000)
+    limits = TransportLimits(body_bytes=400_000)
     with closing(UpstreamTransport(limits)) as transport, pytest.raises(ResponseTooLarge):
         read(transport, upstream)
     assert mocker.call(0) in turns.call_args_list
