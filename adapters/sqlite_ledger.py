@@ -29,9 +29,10 @@ WHERE caller = ?3 AND user_id = ?4 AND period = ?5
 SETTLE = """
 UPDATE spending
 SET tokens = tokens + ?1, nanodollars = nanodollars + ?2,
-    reserved_tokens = reserved_tokens - iif(period IN (?8, ?9, ?10), ?3, 0),
-    reserved_nanodollars = reserved_nanodollars - iif(period IN (?8, ?9, ?10), ?4, 0),
-    reserved_calls = reserved_calls - (period IN (?8, ?9, ?10))
+    reserved_tokens = reserved_tokens - ?3 * (period = ?8 OR period = ?9 OR period = ?10),
+    reserved_nanodollars = reserved_nanodollars
+        - ?4 * (period = ?8 OR period = ?9 OR period = ?10),
+    reserved_calls = reserved_calls - (period = ?8 OR period = ?9 OR period = ?10)
 WHERE caller = ?5 AND user_id = ?6 AND period IN (?7, ?11, 'open')
 """
 USED_BEFORE = """

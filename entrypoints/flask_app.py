@@ -88,13 +88,7 @@ def create_app(
     app.json = _JSON(app)
     if proxy_hops:
         app.wsgi_app = ProxyFix(app.wsgi_app, x_for=proxy_hops, x_proto=0)  # type: ignore[method-assign]  # Flask's documented way
-    app.before_request(_begin)
-    if overload is not None:
-        app.before_request(partial(_look_for_a_place, overload))
-    app.before_request(partial(_let_in, authenticate))
-    app.before_request(_read)
-    if overload is not None:
-        app.before_request(partial(_take_a_place, overload))
+    app.before_request(partial(_receive, authenticate, overload))
     app.after_request(_finish)
     app.register_error_handler(Exception, _answer_error)
     app.register_blueprint(completion_api.blueprint(service))
@@ -107,7 +101,8 @@ def create_app(
     return app
 
 
-def _begin() -> None:
+def _receive(authenticate: Authenticate, overload: Overload | None) -> None:
+    """Refuse what can be refused, the cheapest first, and read what is asked of a model."""
     g.line = AccessLine(secrets.token_hex(16))
     g.closing = ExitStack()  # the last first, and each whatever becomes of the others
     g.closing.callback(g.line.write)
@@ -115,6 +110,18 @@ def _begin() -> None:
     check_query()
     if request.environ.get("PATH_INFO", "").startswith("//"):
         abort(HTTPStatus.NOT_FOUND)  # werkzeug would take it for one slash; a proxy's rules do not
+    rule = request.url_rule
+    if rule is None:
+        return  # there is no such route: Flask says so in a moment
+    counted = overload if rule.rule in COMPLETIONS else None
+    if counted is not None:
+        counted.check()
+    _let_in(authenticate, access_of(request.method, rule.rule))
+    if rule.rule in COMPLETIONS:
+        g.body = body_bytes()  # all of it: who is still sending is not being answered yet
+    if counted is not None:
+        counted.enter()
+        g.closing.callback(counted.leave)
 
 
 def _check_host(environ: Mapping[str, str]) -> None:
@@ -125,33 +132,8 @@ def _check_host(environ: Mapping[str, str]) -> None:
         raise BadRequest("bad_request", "The Host of the request is none.")
 
 
-def _asks_for_a_completion() -> bool:
-    return request.url_rule is not None and request.url_rule.rule in COMPLETIONS
-
-
-def _look_for_a_place(overload: Overload) -> None:
-    """Refuse where as many are being answered as may be, before anything else costs time."""
-    if _asks_for_a_completion():
-        overload.check()
-
-
-def _read() -> None:
-    """Read all of what is asked; who is still sending is not being answered yet."""
-    if _asks_for_a_completion():
-        g.body = body_bytes()
-
-
-def _take_a_place(overload: Overload) -> None:
-    if _asks_for_a_completion():
-        overload.enter()
-        g.closing.callback(overload.leave)
-
-
-def _let_in(authenticate: Authenticate) -> None:
-    """Find out who is asking, before anything is read; nobody reaches a route that has no rule."""
-    if request.url_rule is None:
-        return  # there is no such route: Flask says so in a moment
-    access = access_of(request.method, request.url_rule.rule)
+def _let_in(authenticate: Authenticate, access: Access) -> None:
+    """Find out who is asking, and whether that is for them."""
     if access is Access.OPEN:
         return
     caller = authenticate(request.headers.get("Authorization"), request.remote_addr or "")

@@ -6,8 +6,8 @@ from typing import Protocol
 
 from chatport.domain.errors import Overloaded
 
-SLOTS = 1024
-"""One for each worker process; they are numbered anew from 0 after so many."""
+SLOTS = 256
+"""One for each worker process that lives; a reload has twice as many for a while."""
 
 SHORTEST_WAIT, LONGEST_WAIT = 1.0, 3.0
 """Seconds. Whoever is refused is told another time, so that all do not come back at once."""
@@ -27,15 +27,16 @@ class Overload:
         self._most = most
         self._counts = memoryview(mmap.mmap(-1, SLOTS * 8)).cast("q")
         self._slot = 0
+        self._slots: dict[int, int] = {}
 
-    def begin_process(self, number: int) -> None:
-        """Count in the slot of this process from now on."""
-        self._slot = number % SLOTS
-        self._counts[self._slot] = 0
+    def before_fork(self, number: int) -> None:
+        """Give the process that begins now, of this number, a slot of its own."""
+        free = set(range(SLOTS)) - set(self._slots.values())
+        self._slot = self._slots[number] = min(free, default=0)
 
     def end_process(self, number: int) -> None:
         """Forget what a process had in flight that is no more."""
-        self._counts[number % SLOTS] = 0
+        self._counts[self._slots.pop(number)] = 0
 
     def enter(self) -> None:
         """Count one more request; raise as `check` does."""
@@ -64,12 +65,12 @@ class _Numbered(Protocol):
 
 
 def hooks(overload: Overload) -> dict[str, object]:
-    """Return the settings of gunicorn that tell when processes begin and end."""
+    """Return the settings of gunicorn that tell its first process when others begin and end."""
 
-    def post_fork(_server: object, worker: _Numbered) -> None:
-        overload.begin_process(worker.age)
+    def pre_fork(_server: object, worker: _Numbered) -> None:
+        overload.before_fork(worker.age)
 
     def child_exit(_server: object, worker: _Numbered) -> None:
         overload.end_process(worker.age)
 
-    return {"post_fork": post_fork, "child_exit": child_exit}
+    return {"pre_fork": pre_fork, "child_exit": child_exit}

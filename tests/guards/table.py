@@ -1220,8 +1220,8 @@ HOSTILE = (
     Guard(
         "who is still sending holds a place",
         "entrypoints/flask_app.py",
-        "        overload.check()\n",
-        "        overload.enter()\n        g.closing.callback(overload.leave)\n",
+        "        counted.check()\n",
+        "        counted.enter()\n        g.closing.callback(counted.leave)\n",
         ("integration/test_http_overload.py::test_who_is_still_sending_holds_no_place",),
     ),
     Guard(
