@@ -1,13 +1,27 @@
 """Connecting to a host within a time for all that it takes."""
 
+import ipaddress
 import socket
 import ssl
+import threading
 import time
+from collections.abc import Sequence
+from concurrent.futures import Future
+from typing import Any
 
 from .tls_socket import TLSSocket
 
+Address = tuple[int, int, int, str, Any]
+"""As `socket.getaddrinfo` returns them."""
+
 MOMENT = 0.001
 """The shortest wait, in seconds: a timeout of 0 would mean not to wait but to look."""
+
+_lookups: dict[tuple[str, int], "Future[Sequence[Address]]"] = {}
+"""Those under way. A resolver may take half a minute, which nothing can cut short: one thread for
+all who ask for the same host, instead of one for each."""
+
+_looking = threading.Lock()
 
 
 def dialed(
@@ -33,7 +47,7 @@ def dialed(
 
 
 def _connected(host: str, port: int, end: float) -> socket.socket:
-    addresses = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    addresses = _addresses(host, port, _until(end))
     for left in range(len(addresses), 0, -1):
         family, kind, protocol, _, address = addresses[-left]
         connection = socket.socket(family, kind, protocol)
@@ -47,6 +61,43 @@ def _connected(host: str, port: int, end: float) -> socket.socket:
         else:
             return connection
     raise OSError("the host has no address")
+
+
+def _addresses(host: str, port: int, seconds: float) -> Sequence[Address]:
+    """Return the addresses of a host; a lookup that takes longer goes on for whoever asks next."""
+    if literal := _literal(host, port):
+        return [literal]
+    mine: Future[Sequence[Address]] = Future()
+    with _looking:
+        lookup = _lookups.setdefault((host, port), mine)
+    if lookup is mine:
+        threading.Thread(target=_look_up, args=(host, port, mine), daemon=True).start()
+    return lookup.result(seconds)
+
+
+def _literal(host: str, port: int) -> Address | None:
+    """Return the address if the host is given as one: there is nothing to look up."""
+    try:
+        version = ipaddress.ip_address(host).version
+    except ValueError:
+        return None
+    family = socket.AF_INET6 if version == 6 else socket.AF_INET  # noqa: PLR2004  # IPv6
+    return family, socket.SOCK_STREAM, 0, "", (host, port)
+
+
+def _look_up(host: str, port: int, lookup: "Future[Sequence[Address]]") -> None:
+    try:
+        found: Sequence[Address] = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    except Exception as error:  # noqa: BLE001  # raised where it is waited for
+        failure: Exception | None = error
+    else:
+        failure = None
+    with _looking:
+        del _lookups[host, port]
+    if failure is not None:
+        lookup.set_exception(failure)
+    else:
+        lookup.set_result(found)
 
 
 def _until(end: float) -> float:

@@ -5,7 +5,7 @@ import mmap
 FAULTS = ("", "SQLITE_CORRUPT", "FILE_LOST")
 """What can make a file unusable for good; its place here is what stands in the memory."""
 
-FAULT, LENGTH, IN_DOUBT = range(3)
+FAULT, LENGTH, IN_DOUBT, DEVICE, INODE = range(5)
 
 
 class FileCondition:
@@ -18,7 +18,7 @@ class FileCondition:
     """
 
     def __init__(self) -> None:
-        self._notes = memoryview(mmap.mmap(-1, 3 * 8)).cast("q")
+        self._notes = memoryview(mmap.mmap(-1, 5 * 8)).cast("Q")
 
     @property
     def fault(self) -> str:
@@ -28,6 +28,15 @@ class FileCondition:
     def condemn(self, fault: str) -> None:
         """Let no process write any more. SQLite would, and make it worse."""
         self._notes[FAULT] = FAULTS.index(fault)
+
+    @property
+    def identity(self) -> tuple[int, int]:
+        """Device and inode of the file; zeros until a process has opened it."""
+        return self._notes[DEVICE], self._notes[INODE]
+
+    @identity.setter
+    def identity(self, identity: tuple[int, int]) -> None:
+        self._notes[DEVICE], self._notes[INODE] = identity
 
     @property
     def length(self) -> int:

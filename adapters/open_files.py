@@ -7,9 +7,10 @@ from pathlib import Path
 import peewee
 
 from .file_condition import FileCondition
-from .wal_index import WalHead, WalIndex, WalIndexReader
+from .wal_index import Wal, WalIndex, WalIndexReader
 
 LOST = "FILE_LOST"
+NO_FILE = (0, 0)
 
 
 class FileUnusable(peewee.OperationalError):
@@ -18,6 +19,25 @@ class FileUnusable(peewee.OperationalError):
     def __init__(self, sqlite_errorname: str) -> None:
         super().__init__(sqlite_errorname)
         self.sqlite_errorname = sqlite_errorname
+
+
+def make_place(path: Path, condition: FileCondition) -> None:
+    """Make the file if it is new; return if SQLite may open it.
+
+    To an empty file SQLite knows no -wal: it deletes the one that stands there, with all that was
+    acknowledged. And into another file it moves what was written for the first.
+
+    Raises:
+        FileUnusable: The file is away, or another than the one that the server began with.
+    """
+    place = path.resolve()  # SQLite, too, puts the -wal beside what a link points to
+    file, wal = (_stat_or_none(f"{place}{end}") for end in ("", "-wal"))
+    is_left_behind = wal is not None and wal.st_size > 0 and not (file and file.st_size)
+    is_another = condition.identity != NO_FILE and (not file or condition.identity != _id(file))
+    if is_left_behind or is_another:
+        raise FileUnusable(LOST)
+    if file is None:
+        path.touch(mode=0o600)  # what users say is nobody else's; -wal and -shm follow suit
 
 
 class OpenFiles:
@@ -41,9 +61,10 @@ class OpenFiles:
         for companion in (str(wal), str(shm)):
             with suppress(FileUnusable):
                 self._known[companion] = _stat(companion)
+        condition.identity = _id(self._known[str(path)])
         condition.length = 0
         self._index = WalIndexReader(shm)
-        self._wal = WalHead(wal)
+        self._wal = Wal(wal)
 
     def close(self) -> None:
         """Let go of the -wal."""
@@ -70,26 +91,47 @@ class OpenFiles:
         Raises:
             FileUnusable: One is missing, another or cut, or the file is damaged.
         """
+        index = self._index.read()  # first: somebody may be moving pages into the file
         length, *others = self.check_names()
-        index = self._index.read()
         if index is None:
             return
-        if self._is_cut(index, length) or not index.fits_wal(others[0], self._wal.read()):
+        if self._is_cut(index, length) or not index.fits_wal(others[0], self._wal.head()):
             self._condition.condemn(LOST)
             raise FileUnusable(LOST)
         self._condition.length = min(length, index.file_bytes)  # to that a checkpoint may cut it
 
     def _is_cut(self, index: WalIndex, length: int) -> bool:
-        """Return whether the file is too short; after somebody's VACUUM it is short, but whole."""
-        return length < min(self._condition.length, index.file_bytes)
+        """Return whether pages are missing that are not in the -wal either.
+
+        The file may be shorter than it was, after somebody's VACUUM, and what was added since
+        stand in the -wal alone; to make sure is dear, and seldom needed.
+        """
+        least = index.file_bytes
+        if index.moved < index.frames:
+            least = min(self._condition.length, least)
+        if length >= least:
+            return False
+        there, torn = divmod(length, index.page_bytes)
+        missing = range(there + 1, index.pages + 1)
+        return torn > 0 or not self._wal.pages(index).issuperset(missing)
+
+
+def _id(file: os.stat_result) -> tuple[int, int]:
+    return file.st_dev, file.st_ino
 
 
 def _length(path: str, known: os.stat_result) -> int:
     """Return how long the file is, if it is still the one that is known."""
     found = _stat(path)
-    if found.st_ino != known.st_ino or found.st_dev != known.st_dev:
+    if _id(found) != _id(known):
         raise FileUnusable(LOST)
     return found.st_size
+
+
+def _stat_or_none(path: str) -> os.stat_result | None:
+    with suppress(FileUnusable):
+        return _stat(path)
+    return None
 
 
 def _stat(path: str) -> os.stat_result:

@@ -75,6 +75,7 @@ class StreamedAnswer:
     def __init__(self, *, relayed: bool) -> None:
         self._relayed = relayed
         self._said_something = relayed
+        self._paid = False
         self._kept: object = None
         self._begun: set[object] = set()
         self._finished: set[object] = set()
@@ -110,8 +111,11 @@ class StreamedAnswer:
         if not isinstance(chunk, dict):
             raise UpstreamInvalidResponse
         if _is_error(chunk):
-            raise UpstreamError
+            error = UpstreamError()
+            error.may_be_billed = self._paid
+            raise error
         choice = _first_choice(chunk)
+        self._paid = self._paid or _is_worth_something(choice)
         events = (payload,) if self._relayed else ()
         usage = _usage(chunk.get("usage"))
         if choice is None:
@@ -152,6 +156,12 @@ def _index(choice: dict[str, Any]) -> object:
     """Return which of several answers this is a part of; without a number, the first."""
     index = choice.get("index")
     return 0 if index is None else index
+
+
+def _is_worth_something(choice: dict[str, Any] | None) -> bool:
+    """Return whether a choice's delta holds a token: words, a tool call, or whatever may come."""
+    delta = choice.get("delta") if choice else None
+    return isinstance(delta, dict) and any(value for name, value in delta.items() if name != "role")
 
 
 def _is_error(chunk: dict[str, Any]) -> bool:

@@ -24,7 +24,7 @@ from .exchange_reader import ExchangeReader
 from .exchange_table import Compiled, ExchangeRow, bound, timestamp, to_exchange, to_row
 from .file_condition import FileCondition
 from .life_sign import LifeSign
-from .open_files import OpenFiles
+from .open_files import OpenFiles, make_place
 from .request_texts import RequestTexts
 from .schema import migrate, refuse_newer
 from .sqlite_connection import all_or_none, connection_to
@@ -55,8 +55,7 @@ class SqliteFile:
     """
 
     def __init__(self, path: Path, condition: FileCondition) -> None:
-        if not path.exists():
-            path.touch(mode=0o600)  # what users say is nobody else's; -wal and -shm follow suit
+        make_place(path, condition)
         refuse_newer(path)
         self.writer = connection_to(path)
         self.reader = connection_to(path)

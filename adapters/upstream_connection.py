@@ -35,8 +35,8 @@ READS_IN_A_ROW = 16
 SENT_AT_ONCE = 65_536
 """Bytes of a request that the provider must take before it counts as silent."""
 
-ERRORS_FROM = 400
-"""RFC 9110: the statuses of errors."""
+REFUSALS_FROM = 300
+"""RFC 9110: from here on no status is a success; a redirect is not followed."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -263,6 +263,6 @@ class Connection:
 def _check_encoding(head: h11.Response) -> None:
     """Refuse a compressed answer; of a compressed error, the status says enough."""
     for name, value in head.headers:
-        is_answer = head.status_code < ERRORS_FROM
+        is_answer = head.status_code < REFUSALS_FROM
         if is_answer and name == b"content-encoding" and value.lower() != b"identity":
             raise ResponseTooLarge("compressed, though only identity was accepted")

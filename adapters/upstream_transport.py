@@ -15,7 +15,7 @@ import httpx2
 from chatport.domain.errors import CallerTooSlow
 
 from .upstream_connection import (
-    ERRORS_FROM,
+    REFUSALS_FROM,
     STILL_WANTED,
     WITHIN_SECONDS,
     Connection,
@@ -24,6 +24,9 @@ from .upstream_connection import (
 
 ENCODING = b"content-encoding"
 """Nothing is unpacked: what is compressed is refused, or is an error's text that nobody needs."""
+
+CONTENT_TYPE = b"content-type"
+"""Of an error it is not heeded: the SDK would read the text in any encoding that is named there."""
 
 KEEP_IDLE = 1_000
 """Idle connections to keep: with 2,000 calls in flight on two processes, all of them."""
@@ -61,8 +64,10 @@ class UpstreamTransport(httpx2.BaseTransport):
             connection.send(request)
             head = connection.head(request.extensions.get(STILL_WANTED))
             body = UpstreamBody(self, connection)
-            headers = [field for field in head.headers.raw_items() if field[0].lower() != ENCODING]
-            if head.status_code >= ERRORS_FROM:
+            refused = head.status_code >= REFUSALS_FROM
+            hidden = {ENCODING, CONTENT_TYPE} if refused else {ENCODING}
+            headers = [each for each in head.headers.raw_items() if each[0].lower() not in hidden]
+            if refused:
                 text = body.beginning(ERROR_BYTES, ERROR_SECONDS)
                 return httpx2.Response(head.status_code, headers=headers, content=text)
             told = {BODY: body}

@@ -10,8 +10,8 @@ from pathlib import Path
 from struct import Struct
 from typing import NamedTuple
 
-HEADER = Struct("=14x H I I 8x 8s 8x")
-"""The size of a page, frames, pages, and the salt of the -wal."""
+HEADER = Struct("=14x H I I 8x 8s 8x 48x I")
+"""The size of a page, frames, pages, the salt of the -wal, and the frames that were moved."""
 
 HEAD_BYTES = 48
 WAL_HEADER_BYTES, FRAME_HEADER_BYTES = 32, 24
@@ -26,12 +26,14 @@ class WalIndex(NamedTuple):
         frames: How many pages stand in the -wal.
         pages: How many the database has, wherever they stand.
         salt: What the -wal and each of its frames begin with, of this round.
+        moved: How many of the frames stand in the file too, and may be overwritten.
     """
 
     page_bytes: int
     frames: int
     pages: int
     salt: bytes
+    moved: int
 
     @property
     def file_bytes(self) -> int:
@@ -71,12 +73,12 @@ class WalIndexReader:
         if self._descriptor is None:
             return None
         header = os.pread(self._descriptor, HEADER.size, 0)
-        page_bytes, frames, pages, salt = HEADER.unpack(header)
-        return WalIndex(page_bytes if page_bytes > 1 else 65536, frames, pages, salt)
+        page_bytes, *others = HEADER.unpack(header)
+        return WalIndex(page_bytes if page_bytes > 1 else 65536, *others)
 
 
-class WalHead:
-    """The beginning of a -wal, which holds no locks, so that it may be opened and closed.
+class Wal:
+    """A -wal, which holds no locks, so that it may be opened and closed.
 
     Args:
         wal: The file; it may be missing.
@@ -88,9 +90,17 @@ class WalHead:
             with suppress(OSError):
                 self._descriptor = os.open(wal, os.O_RDONLY | os.O_CLOEXEC)
 
-    def read(self) -> bytes | None:
+    def head(self) -> bytes | None:
         """Return its header and that of the first frame; None if it could not be opened."""
         return None if self._descriptor is None else os.pread(self._descriptor, HEAD_BYTES, 0)
+
+    def pages(self, index: WalIndex) -> set[int]:
+        """Return the numbers of the pages that have still to be moved; their frames begin so."""
+        if self._descriptor is None:
+            return set()
+        step = FRAME_HEADER_BYTES + index.page_bytes
+        starts = (WAL_HEADER_BYTES + frame * step for frame in range(index.moved, index.frames))
+        return {int.from_bytes(os.pread(self._descriptor, 4, start), "big") for start in starts}
 
     def close(self) -> None:
         """Close the file."""

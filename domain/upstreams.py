@@ -24,9 +24,10 @@ from .models import ModelCard
 from .ports import Clock, LLMGateway
 
 T = TypeVar("T")
+Guarded = Sequence[tuple["Upstream", Breaker]]
 
-RETRIED_STATUSES = frozenset({408, 409, 500, 502, 503, 529})
-"""The provider says itself that it did not answer; not 504, behind which it may have worked."""
+RETRIED_STATUSES = frozenset({408, 409, 500, 502, 503, 504, 529})
+"""The provider, or the gateway in front of it, says itself that there was no answer."""
 
 LONGEST_WAIT_SECONDS = 5.0
 """A provider that asks for a longer wait is not asked again: the client learns of the wait."""
@@ -57,6 +58,7 @@ class Upstream:
 class _Attempts:
     """One request's way to an answer."""
 
+    upstreams: Guarded
     request: CompletionRequest
     began: float
     count: int = 0
@@ -85,7 +87,9 @@ class Upstreams(LLMGateway):
         total_seconds: float = 120.0,
         jitter: Callable[[], float] = jitter,
     ) -> None:
-        self._upstreams = [(upstream, Breaker(clock)) for upstream in upstreams]
+        self._chats = [(upstream, Breaker(clock)) for upstream in upstreams]
+        # The lists fail for reasons of their own: some keys, and some servers, are for chats alone.
+        self._lists = [(upstream, Breaker(clock)) for upstream in upstreams]
         self._clock = clock
         self._total = total_seconds
         self._jitter = jitter
@@ -94,7 +98,7 @@ class Upstreams(LLMGateway):
 
     def complete(self, request: CompletionRequest) -> Completion:
         """Return the first whole answer."""
-        attempts = self._attempts(request)
+        attempts = self._attempts(self._chats, request)
         with self._counted():
             completion, call = self._answer(attempts, lambda gateway, r: gateway.complete(r))
         call.succeeded()
@@ -103,7 +107,7 @@ class Upstreams(LLMGateway):
     @contextmanager
     def stream(self, request: CompletionRequest) -> Iterator[Iterator[Delta]]:
         """Return the first stream that opens; it is never exchanged for another."""
-        attempts = self._attempts(request)
+        attempts = self._attempts(self._chats, request)
         with ExitStack() as closing, self._counted():
             deltas, call = self._answer(
                 attempts, lambda gateway, r: closing.enter_context(gateway.stream(r))
@@ -115,7 +119,7 @@ class Upstreams(LLMGateway):
 
     def models(self) -> Sequence[ModelCard]:
         """Return the models of the first provider that tells them."""
-        attempts = self._attempts(CompletionRequest(model=""))
+        attempts = self._attempts(self._lists, CompletionRequest(model=""))
         with self._counted():
             cards, call = self._answer(attempts, lambda gateway, _: gateway.models())
         call.succeeded()
@@ -125,19 +129,19 @@ class Upstreams(LLMGateway):
         """Return `ok`, or `degraded` and which providers are left alone, and why."""
         troubled = [
             f"degraded: {upstream.name} is left alone for now ({error.code})"
-            for upstream, breaker in self._upstreams
+            for upstream, breaker in self._chats
             if (error := breaker.opened_by) is not None
         ]
         return "; ".join(troubled) or "ok"
 
-    def _attempts(self, request: CompletionRequest) -> _Attempts:
-        return _Attempts(request, self._clock.monotonic())
+    def _attempts(self, upstreams: Guarded, request: CompletionRequest) -> _Attempts:
+        return _Attempts(upstreams, request, self._clock.monotonic())
 
     def _answer(
         self, attempts: _Attempts, ask: Callable[[LLMGateway, CompletionRequest], T]
     ) -> tuple[T, Call]:
         """Ask once, and perhaps once more."""
-        upstream, call = self._admitted()
+        upstream, call = _admitted(attempts.upstreams)
         try:
             return self._ask(attempts, upstream, call, ask), call
         except UpstreamError as error:
@@ -146,7 +150,9 @@ class Upstreams(LLMGateway):
                 raise
             first = error
         try:
-            again = self._other(attempts) or self._same(upstream, wait, attempts)
+            again = _first(attempts.upstreams, attempts.tried) or self._same(
+                upstream, wait, attempts
+            )
             if again is None:
                 raise first
             return self._ask(attempts, *again, ask), again[1]
@@ -172,31 +178,6 @@ class Upstreams(LLMGateway):
             _note(error, call)
             raise
 
-    def _admitted(self, tried: Collection[str] = ()) -> tuple[Upstream, Call]:
-        """Return the first provider that may be called.
-
-        Raises:
-            UpstreamUnavailable: None may.
-        """
-        waits = []
-        for upstream, breaker in self._upstreams:
-            if upstream.name in tried:
-                continue
-            admitted = breaker.admit()
-            if isinstance(admitted, Call):
-                return upstream, admitted
-            waits.append(admitted)
-        raise UpstreamUnavailable(retry_after_seconds=min(waits, default=1.0))
-
-    def _other(self, attempts: _Attempts) -> tuple[Upstream, Call] | None:
-        return self._first(attempts.tried)
-
-    def _first(self, besides: Collection[str]) -> tuple[Upstream, Call] | None:
-        try:
-            return self._admitted(besides)
-        except UpstreamUnavailable:
-            return None
-
     def _same(
         self, upstream: Upstream, wait: float, attempts: _Attempts
     ) -> tuple[Upstream, Call] | None:
@@ -205,8 +186,10 @@ class Upstreams(LLMGateway):
         if not 0 <= wait < left:
             return None
         self._clock.sleep(wait)
-        others = [each.name for each, _ in self._upstreams if each is not upstream]
-        return self._first(others)
+        if not attempts.request.still_wanted():
+            return None
+        others = [each.name for each, _ in attempts.upstreams if each is not upstream]
+        return _first(attempts.upstreams, others)
 
     def _wait_before_retry(self, error: UpstreamError, attempts: _Attempts) -> float | None:
         """Return for how long to wait before asking the same provider again.
@@ -217,7 +200,7 @@ class Upstreams(LLMGateway):
         if error.may_be_billed or not attempts.request.still_wanted():
             return None
         if isinstance(error, UpstreamAuthFailed | UpstreamQuotaExhausted):
-            return -1.0 if len(self._upstreams) > 1 else None
+            return -1.0 if len(attempts.upstreams) > 1 else None
         told = error.retry_after_seconds if error.waits_as_told else None
         if told is not None and told > LONGEST_WAIT_SECONDS:
             return -1.0
@@ -242,6 +225,30 @@ class Upstreams(LLMGateway):
         finally:
             with self._lock:
                 self._active -= 1
+
+
+def _admitted(upstreams: Guarded, besides: Collection[str] = ()) -> tuple[Upstream, Call]:
+    """Return the first provider that may be called.
+
+    Raises:
+        UpstreamUnavailable: None may.
+    """
+    waits = []
+    for upstream, breaker in upstreams:
+        if upstream.name in besides:
+            continue
+        admitted = breaker.admit()
+        if isinstance(admitted, Call):
+            return upstream, admitted
+        waits.append(admitted)
+    raise UpstreamUnavailable(retry_after_seconds=min(waits, default=1.0))
+
+
+def _first(upstreams: Guarded, besides: Collection[str]) -> tuple[Upstream, Call] | None:
+    try:
+        return _admitted(upstreams, besides)
+    except UpstreamUnavailable:
+        return None
 
 
 def _is_passing(error: UpstreamError) -> bool:

@@ -109,7 +109,8 @@ class Client:
         self._connection.sendall(data)
 
     def await_next(self) -> None:
-        """Begin to wait for another request."""
+        """Begin to wait for another request; others have their turn, also if it is there."""
+        sleep(0)
         self._silent = self._is_reused = True
         self._reads = 0
         self.answering = False

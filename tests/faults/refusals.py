@@ -73,7 +73,7 @@ HEADS = (
     both("compresses", http("200 OK", b"", "Content-Encoding: gzip"), INVALID),
 )
 
-AGAIN = (408, 409, 500, 502, 503, 529)
+AGAIN = (408, 409, 500, 502, 503, 504, 529)
 STATUSES = {
     "upstream_rejected": (301, 302, 303, 307, 308, 400, 402, 405, 410, 413, 415, 418, 422, 451),
     "upstream_auth_failed": (401, 403),
@@ -174,6 +174,27 @@ REFUSALS = (
         "sends 9 MB with a refusal",
         http("500 No", b" " * 9_000_000),
         _of_status(500, "upstream_error"),
+    ),
+    both(
+        "hangs within a redirect",
+        Answer(b"HTTP/1.1 302 No\r\nLocation: /\r\nContent-Length: 99\r\n\r\n<", then=Then.HANG),
+        _of_status(302, "upstream_rejected"),
+        within=ERROR_SECONDS + 1,
+    ),
+    both(
+        "compresses a redirect",
+        http("307 No", b"no gzip", "Location: /", "Content-Encoding: gzip"),
+        _of_status(307, "upstream_rejected"),
+    ),
+    *(
+        both(
+            f"says 401 in {charset}",
+            b"HTTP/1.1 401 No\r\nContent-Length: 3\r\nContent-Type: application/json; charset="
+            + f"{charset}\r\n\r\n".encode()
+            + b'{"\xff',
+            _of_status(401, "upstream_auth_failed"),
+        )
+        for charset in ("utf-16", "idna", "hex", "undefined", "rot13", "none")
     ),
     both(
         "compresses a refusal",

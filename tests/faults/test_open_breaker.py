@@ -12,6 +12,7 @@ from integration.faults import PROMPT, SOON, page, refusal
 from integration.relaying import PATH as V1
 from integration.relaying import SEED
 from integration.upstream import Answer, Then, Upstream, running_upstream
+from integration.wire import json_http
 
 from .modes import HELLO_EVENTS, HELLO_JSON, Place
 from .places import address
@@ -141,3 +142,28 @@ def test_a_provider_that_is_back_answers_everybody_again(
     for _ in range(3):
         response = service.client.post(SEED, json={**QUESTION, "stream": stream})
         assert (response.status_code, "Hello" in response.get_data(as_text=True)) == (200, True)
+
+
+@pytest.mark.parametrize("kind", [kind for kind in FAILURES if FAILURES[kind][1] is Place.HERE])
+def test_a_provider_whose_list_of_models_fails_is_asked_for_answers(
+    kind: str, stack: ExitStack, upstream: Upstream
+) -> None:
+    upstream.plays(FAILURES[kind][0])
+    service = served(stack, upstream)
+    for _ in range(IN_A_ROW):
+        assert service.client.get("/v1/models").status_code >= 500
+    assert "upstream_unavailable" in service.client.get("/v1/models").get_data(as_text=True)
+    upstream.plays(Answer(HELLO_JSON))
+    assert service.client.post(SEED, json=QUESTION).status_code == 200
+
+
+def test_a_provider_that_fails_to_answer_is_asked_for_its_list_of_models(
+    stack: ExitStack, upstream: Upstream
+) -> None:
+    upstream.plays(Answer(refusal("500 No")))
+    service = served(stack, upstream)
+    fail_in_a_row(service)
+    upstream.plays(Answer(json_http("200 OK", {"data": [{"id": "m"}]})))
+    assert service.client.get("/v1/models").status_code == 200
+    refused = service.client.post(SEED, json=QUESTION).get_data(as_text=True)
+    assert '"code": "upstream_unavailable"' in refused

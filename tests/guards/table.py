@@ -1195,8 +1195,8 @@ HOSTILE = (
     Guard(
         "the text of an error decides, and not its status",
         "adapters/upstream_transport.py",
-        "if head.status_code >= ERRORS_FROM:",
-        "if False:",
+        "refused = head.status_code >= REFUSALS_FROM",
+        "refused = False",
         (
             "integration/test_upstream_transport.py::test_the_status_of_an_error_counts_whatever_becomes_of_its_text",
         ),
@@ -1233,6 +1233,29 @@ HOSTILE = (
         ),
         "            pass\n        if self._silent",
         ("unit/test_client_deadlines.py::test_who_sends_much_gives_others_their_turn",),
+    ),
+    Guard(
+        "requests that follow each other at once hold up all others",
+        "entrypoints/client_deadlines.py",
+        "        sleep(0)\n        self._silent = self._is_reused = True\n",
+        "        self._silent = self._is_reused = True\n",
+        ("unit/test_client_deadlines.py::test_who_sends_much_gives_others_their_turn",),
+    ),
+    Guard(
+        "a list of models that fails closes the way to all answers",
+        "domain/upstreams.py",
+        "self._attempts(self._lists, ",
+        "self._attempts(self._chats, ",
+        (
+            "faults/test_open_breaker.py::test_a_provider_whose_list_of_models_fails_is_asked_for_answers",
+        ),
+    ),
+    Guard(
+        "an error's encoding decides, and not its status",
+        "adapters/upstream_transport.py",
+        "{ENCODING, CONTENT_TYPE} if refused else {ENCODING}",
+        "{ENCODING}",
+        ("faults/test_modes.py",),
     ),
     Guard(
         "what nobody wanted is read chunk by chunk",

@@ -365,6 +365,7 @@ def no_database(world: World) -> Iterator[None]:
 def a_folder_from_the_start(world: World) -> Iterator[None]:
     world.stop()
     whole = world.path.read_bytes()
+    world.start()
     world.path.unlink()
     world.path.mkdir()
     yield
@@ -375,6 +376,7 @@ def a_folder_from_the_start(world: World) -> Iterator[None]:
 @contextmanager
 def no_folder_from_the_start(world: World) -> Iterator[None]:
     world.stop()
+    world.start()
     away = world.path.parent.with_name("away")
     world.path.parent.rename(away)
     yield
@@ -568,6 +570,63 @@ def other_process(world: World, query: str) -> None:
     program = "import sqlite3, sys; sqlite3.connect(sys.argv[1]).execute(sys.argv[2])"
     program += ".connection.commit()"
     subprocess.run([sys.executable, "-c", program, str(world.path), query], check=True, timeout=30)
+
+
+def test_a_file_that_was_made_short_and_grows_in_the_log_of_writes_alone_is_whole(
+    world: World,
+) -> None:
+    for _ in range(3):
+        assert world.ask(LONG).status_code == 200
+    assert world.client.delete("/conversations/ada").status_code == 200
+    assert world.ready() == (200, "")
+    other_process(world, "VACUUM")
+    other_process(world, "PRAGMA wal_checkpoint(TRUNCATE)")
+    other_process(world, f"INSERT INTO secret VALUES ('more', zeroblob({len(LONG)}))")
+    assert world.ready() == (200, "")
+    assert world.ask_in_each_way() == {(200, "")}
+    other_process(world, "PRAGMA wal_checkpoint")
+    os.truncate(world.path, world.path.stat().st_size - 4096)
+    assert world.ready() == (503, LOST)
+
+
+@pytest.mark.parametrize("by", ["nothing", "another"])
+def test_a_process_that_begins_while_the_file_is_away_makes_none_in_its_place(
+    by: str, world: World, tmp_path: Path
+) -> None:
+    def begin() -> None:
+        world.store.session._file = None  # as in a process that has opened nothing
+        assert world.ask_in_each_way() == {(503, LOST)}
+        assert world.ready() == (503, LOST)
+        os._exit(0)
+
+    assert world.ask("before").status_code == 200
+    before = contents(world)
+    away = world.path.rename(tmp_path / "away")
+    if by == "another":
+        with closing(PeeweeStore(tmp_path / "another.db")) as other:
+            other.check()
+        (tmp_path / "another.db").rename(world.path)
+    there = set(world.path.parent.iterdir())
+    in_another_process(begin)
+    assert set(world.path.parent.iterdir()) == there
+    assert world.ready() == (503, LOST)
+    away.rename(world.path)
+    assert contents(world) == before
+    assert world.ask("after").status_code == 200
+
+
+def test_a_start_while_the_file_is_away_leaves_what_was_written_last(
+    world: World, tmp_path: Path
+) -> None:
+    assert world.ask("before").status_code == 200
+    away = world.path.rename(tmp_path / "away")
+    for new in (lambda: None, world.path.touch):
+        new()
+        with closing(PeeweeStore(world.path)) as store, pytest.raises(StorageLost):
+            store.search(LogQuery())
+        assert world.beside("-wal").stat().st_size > 0
+    away.rename(world.path)
+    assert world.ask("after").status_code == 200
 
 
 def test_two_processes_that_write_while_others_tidy_up_lose_nothing(world: World) -> None:

@@ -245,6 +245,7 @@ FINAL_STREAMED = {
     "a break": (Answer(SAID, then=Then.RESET), "upstream_disconnected"),
     "an early end": (Answer(chunks(said("Hel"))), "upstream_truncated"),
     "nonsense": (Answer(chunks(said("Hel"), b"data: {\n\n")), "upstream_invalid_response"),
+    "an error": (Answer(chunks(said("Hel"), event({"error": {"a": 1}}))), "upstream_error"),
 }
 
 
@@ -318,8 +319,10 @@ def test_a_failure_that_is_not_billed_is_tried_again_as_the_same_exchange(
     assert len(upstream.received) == 3
 
 
-def test_an_error_event_in_a_stream_is_tried_again(wire: Wire, upstream: Upstream) -> None:
-    upstream.plays(Answer(chunks(said("Hel"), event({"error": {"a": 1}}))), good(STREAMED))
+def test_an_error_event_before_the_first_word_of_a_stream_is_tried_again(
+    wire: Wire, upstream: Upstream
+) -> None:
+    upstream.plays(Answer(chunks(said(""), event({"error": {"a": 1}}))), good(STREAMED))
     first, second = (wire.ask(STREAMED, Idempotency_Key="k") for _ in range(2))
     assert DONE not in first.data
     assert second.data.endswith(DONE)

@@ -96,7 +96,7 @@ def test_who_sends_much_gives_others_their_turn(
     assert turn.call_args_list == [mocker.call(0)] * 3
     connection.client.await_next()
     connection.arrives(b"c", at=0)
-    assert turn.call_count == 3
+    assert turn.call_count == 4  # between two requests too: they may arrive without a wait
 
 
 def unread(headers: bytes) -> WholeBody:

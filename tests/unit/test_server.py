@@ -128,6 +128,20 @@ def test_a_killed_greenlet_waits_for_its_work_on_the_other_thread() -> None:
     assert said == "[] ['worked', 'left']"
 
 
+def test_threads_that_look_up_hosts_do_not_keep_the_database_waiting() -> None:
+    said = run(
+        "from gevent import monkey; monkey.patch_all()\n"
+        "import gevent\n"
+        "from chatport.entrypoints.server import _offload\n"
+        "sleep = monkey.get_original('time', 'sleep')\n"
+        "busy = [gevent.get_hub().threadpool.spawn(sleep, 300) for _ in range(10)]\n"
+        "gevent.sleep(0.05)\n"
+        "_offload(lambda: print('worked', flush=True))\n"
+        "import os; os._exit(0)\n"
+    )
+    assert said == "worked"
+
+
 def test_a_worker_begins_also_without_its_database(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

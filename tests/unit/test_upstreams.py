@@ -52,7 +52,7 @@ def named(error: ChatportError) -> str:
 RETRIED = (
     UpstreamUnreachable(),
     UpstreamOverloaded(upstream_status=503, retry_after_seconds=1),
-    *(UpstreamError(upstream_status=status) for status in (408, 409, 500, 502)),
+    *(UpstreamError(upstream_status=status) for status in (408, 409, 500, 502, 504)),
     told(UpstreamRateLimited(upstream_status=429), 5),
     told(UpstreamOverloaded(upstream_status=529), 5),
 )
@@ -62,7 +62,7 @@ NOT_RETRIED = (
     UpstreamDisconnected(),
     UpstreamInvalidResponse(),
     UpstreamError(),
-    UpstreamError(upstream_status=504),
+    UpstreamError(upstream_status=520),
     billed(UpstreamError(upstream_status=503)),
     UpstreamAuthFailed(upstream_status=401),
     UpstreamModelUnavailable(upstream_status=404),
@@ -341,6 +341,16 @@ def test_whoever_left_is_not_worth_a_second_attempt(clock: FakeClock) -> None:
     request = CompletionRequest(model="m", still_wanted=lambda: False)
     with pytest.raises(UpstreamUnreachable):
         upstreams(clock, gateway).complete(request)
+    assert len(gateway.calls) == 1
+
+
+def test_whoever_leaves_during_the_wait_is_not_worth_a_second_attempt(clock: FakeClock) -> None:
+    gateway = failing(UpstreamUnreachable(), "fine")
+    came = clock.monotonic()
+    request = CompletionRequest(model="m", still_wanted=lambda: clock.monotonic() == came)
+    with pytest.raises(UpstreamUnreachable):
+        upstreams(clock, gateway).complete(request)
+    assert clock.monotonic() > came
     assert len(gateway.calls) == 1
 
 

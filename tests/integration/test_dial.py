@@ -1,0 +1,97 @@
+"""Finding a provider's address: a slow resolver must cost nobody more than its time."""
+
+import contextlib
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+
+from chatport.adapters.dial import dialed
+
+HOST = "provider.invalid"
+
+
+class Resolver:
+    """Answers when it is let go."""
+
+    def __init__(self, port: int) -> None:
+        self.asked = 0
+        self.answers = threading.Event()
+        self._port = port
+
+    def __call__(self, host: str, port: int, **_options: Any) -> list[Any]:
+        assert (host, port) == (HOST, self._port)
+        self.asked += 1
+        self.answers.wait(30)
+        return [(socket.AF_INET, socket.SOCK_STREAM, 0, "", ("127.0.0.1", port))]
+
+
+@pytest.fixture
+def port() -> Iterator[int]:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        yield listener.getsockname()[1]
+
+
+@pytest.fixture
+def resolver(port: int, monkeypatch: pytest.MonkeyPatch) -> Iterator[Resolver]:
+    resolver = Resolver(port)
+    monkeypatch.setattr(socket, "getaddrinfo", resolver)
+    yield resolver
+    resolver.answers.set()
+
+
+def test_a_lookup_takes_no_longer_than_the_connection_may(resolver: Resolver, port: int) -> None:
+    began = time.monotonic()
+    with pytest.raises(TimeoutError):
+        dialed(HOST, port, 0.1, None)
+    assert time.monotonic() - began < 5
+    assert resolver.asked == 1
+
+
+def test_all_who_look_for_the_same_host_wait_for_one_lookup(resolver: Resolver, port: int) -> None:
+    with ThreadPoolExecutor(8) as pool:
+        waiting = [pool.submit(dialed, HOST, port, 30, None) for _ in range(8)]
+        with pytest.raises(TimeoutError):
+            dialed(HOST, port, 0.05, None)
+        resolver.answers.set()
+        for each in waiting:
+            each.result().close()
+    assert resolver.asked == 1
+
+
+def test_the_next_one_looks_it_up_anew(resolver: Resolver, port: int) -> None:
+    resolver.answers.set()
+    for count in (1, 2):
+        dialed(HOST, port, 30, None).close()
+        assert resolver.asked == count
+
+
+def test_a_failed_lookup_is_told_to_all_and_not_remembered(
+    resolver: Resolver, port: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_arguments: Any, **_options: Any) -> None:
+        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+    resolver.answers.set()
+    with monkeypatch.context() as patch:
+        patch.setattr(socket, "getaddrinfo", refuse)
+        for _ in range(2):
+            with pytest.raises(socket.gaierror):
+                dialed(HOST, port, 30, None)
+    dialed(HOST, port, 30, None).close()
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
+def test_an_address_is_not_looked_up(host: str, resolver: Resolver) -> None:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        listener = socket.create_server((host, 0), family=family)
+    except OSError:
+        assert family == socket.AF_INET6  # this machine has none
+        return
+    with listener, contextlib.closing(dialed(host, listener.getsockname()[1], 5, None)):
+        assert resolver.asked == 0
