@@ -6,7 +6,7 @@ open can be closed at once, and not only when its lease has run out.
 
 import glob
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -44,19 +44,27 @@ class LifeSign:
             if clean:
                 self._path(self.owner).unlink(missing_ok=True)
 
-    def is_dead(self, owner: str) -> bool:
-        """Return whether the process is known to be dead; without its file nothing is known."""
-        if owner == self.owner or not self._path(owner).exists():
-            return False
+    def lives(self, owner: str) -> bool | None:
+        """Return whether a process lives.
+
+        Returns:
+            None if nothing is known: it has no file, or one that only another user may lock.
+        """
+        if owner == self.owner:
+            return True
         try:
+            if not self._path(owner).exists():
+                return None
             FileLock(self._path(owner)).acquire(timeout=0).lock.release()
         except Timeout:
-            return False
-        return True
+            return True
+        except OSError:
+            return None
+        return False
 
-    def is_alive(self, owner: str) -> bool:
-        """Return whether the process is known to live; without its file nothing is known."""
-        return self._path(owner).exists() and not self.is_dead(owner)
+    def is_dead(self, owner: str) -> bool:
+        """Return whether a process is known to be dead."""
+        return self.lives(owner) is False
 
     def is_abandoned(self, row: Row, at: str) -> bool:
         """Return whether nobody will finish an open exchange; see `abandoned`."""
@@ -71,13 +79,13 @@ class LifeSign:
             rows: The `public_id`, `owner` and `lease_until` of each.
             at: The present time.
         """
-        is_dead, is_alive = cache(self.is_dead), cache(self.is_alive)
+        lives = cache(self.lives)
 
         def will_nobody_finish(row: Row) -> bool:
             owner, over = row["owner"], row["lease_until"] <= at
             if owner == self.owner:
                 return over and not self.leases.holds(row["public_id"])
-            return is_dead(owner) or (over and not is_alive(owner))
+            return lives(owner) is False or (over and not lives(owner))
 
         return [row for row in rows if will_nobody_finish(row)]
 
@@ -90,7 +98,8 @@ class LifeSign:
         dead = [owner for owner in found if self.is_dead(owner)]
         yield dead
         for owner in dead:
-            self._path(owner).unlink(missing_ok=True)
+            with suppress(OSError):  # who may lock it need not be allowed to delete it
+                self._path(owner).unlink(missing_ok=True)
 
     def _path(self, owner: str) -> Path:
         return self._database.with_name(f"{self._database.name}-alive-{owner}")

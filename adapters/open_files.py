@@ -11,6 +11,8 @@ from .wal_index import Wal, WalIndex, WalIndexReader
 
 LOST = "FILE_LOST"
 NO_FILE = (0, 0)
+LOCKED_BYTE = 0x40000000
+"""The page that holds it is never written: sqlite.org/fileformat2.html, section 1.6."""
 
 
 class FileUnusable(peewee.OperationalError):
@@ -57,12 +59,13 @@ class OpenFiles:
         self._condition = condition
         beside = path.resolve()  # SQLite, too, puts them beside what a link points to
         wal, shm = (beside.with_name(beside.name + end) for end in ("-wal", "-shm"))
-        self._known = {str(path): _stat(str(path))}  # a Path takes longer to look for
+        self._path = str(path)  # a Path takes longer to look for
+        self._known = {self._path: _stat(self._path)}
         for companion in (str(wal), str(shm)):
             with suppress(FileUnusable):
                 self._known[companion] = _stat(companion)
-        condition.identity = _id(self._known[str(path)])
-        condition.length = 0
+        condition.identity = _id(self._known[self._path])
+        self._looked = False
         self._index = WalIndexReader(shm)
         self._wal = Wal(wal)
 
@@ -81,7 +84,23 @@ class OpenFiles:
         """
         if fault := self._condition.fault:
             raise FileUnusable(fault)
-        return [_length(path, known) for path, known in self._known.items()]
+        lengths = []
+        for path, known in self._known.items():
+            found = _stat(path)
+            if _id(found) != _id(known):
+                if path != self._path:
+                    self._condition.condemn(LOST)  # a process that began since locks by another
+                raise FileUnusable(LOST)
+            lengths.append(found.st_size)
+        return lengths
+
+    def are_lost(self) -> bool:
+        """Return whether what SQLite has open is not what stands there: it may read nonsense."""
+        try:
+            self.check_names()
+        except FileUnusable as error:
+            return error.sqlite_errorname == LOST
+        return False
 
     def check(self) -> None:
         """Compare their lengths, too, with what SQLite knows, which costs 4 us more.
@@ -99,6 +118,7 @@ class OpenFiles:
             self._condition.condemn(LOST)
             raise FileUnusable(LOST)
         self._condition.length = min(length, index.file_bytes)  # to that a checkpoint may cut it
+        self._looked = True
 
     def _is_cut(self, index: WalIndex, length: int) -> bool:
         """Return whether pages are missing that are not in the -wal either.
@@ -107,25 +127,17 @@ class OpenFiles:
         stand in the -wal alone; to make sure is dear, and seldom needed.
         """
         least = index.file_bytes
-        if index.moved < index.frames:
+        if self._looked and index.moved < index.frames:
             least = min(self._condition.length, least)
         if length >= least:
             return False
-        there, torn = divmod(length, index.page_bytes)
-        missing = range(there + 1, index.pages + 1)
-        return torn > 0 or not self._wal.pages(index).issuperset(missing)
+        there = length // index.page_bytes
+        missing = {*range(there + 1, index.pages + 1)} - {LOCKED_BYTE // index.page_bytes + 1}
+        return not missing <= self._wal.pages(index)
 
 
 def _id(file: os.stat_result) -> tuple[int, int]:
     return file.st_dev, file.st_ino
-
-
-def _length(path: str, known: os.stat_result) -> int:
-    """Return how long the file is, if it is still the one that is known."""
-    found = _stat(path)
-    if _id(found) != _id(known):
-        raise FileUnusable(LOST)
-    return found.st_size
 
 
 def _stat_or_none(path: str) -> os.stat_result | None:

@@ -132,7 +132,7 @@ class PeeweeStore(ConversationStore):
 
     def recover(self, now: datetime) -> int:
         """Interrupt what expired or whose process died."""
-        with self.session.opened().life_sign.dead_owners() as dead:
+        with translated(), self.session.opened().life_sign.dead_owners() as dead:
             return self._write(lambda file: file.interrupt_abandoned(timestamp(now), dead))
 
     def check(self) -> None:

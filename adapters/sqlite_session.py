@@ -100,5 +100,6 @@ class SqliteSession:
                 yield
             except DATABASE_ERRORS as error:
                 if is_damage(error):
-                    self._condition.condemn("SQLITE_CORRUPT")
+                    lost = self._file is not None and self._file.files.are_lost()
+                    self._condition.condemn("FILE_LOST" if lost else "SQLITE_CORRUPT")
                 raise

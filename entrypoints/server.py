@@ -2,7 +2,7 @@
 
 gunicorn with gevent workers, one process a core: a call that waits for a slow model costs a
 greenlet and not a thread, thousands of them fit into a process, and half-sent requests or slow
-readers hold up nobody. Its price: what blocks must run on a real thread (`_offload`). Windows
+readers hold up nobody. Its price: what blocks must run on a real thread (`offload`). Windows
 has no fork, so waitress serves there, in one process with threads.
 """
 
@@ -12,21 +12,21 @@ import logging
 import os
 import socket
 import sys
-from collections.abc import Callable
+import threading
+import time
 from contextlib import closing
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import cache
 from typing import TYPE_CHECKING
 
 from chatport.domain.errors import StorageUnavailable
 
+from .offload import offload
 from .overload import Overload, hooks
 from .settings import Settings
 
 if TYPE_CHECKING:
     from flask import Flask
-    from gevent.threadpool import ThreadPool
 
     from chatport.domain.ports import ConversationStore
 
@@ -48,8 +48,8 @@ SWITCH_SECONDS = 0.0002
 """How soon the thread that commits gets the interpreter lock back from the greenlets. With
 Python's 5 ms, requests/s were 12 % lower and CPU a request 13 % higher."""
 
-DATABASE_THREADS = 4
-"""One writes and one reads; with those that a killed request has left behind."""
+HOUSEKEEPING_SECONDS = 10.0
+"""Between two looks for what nobody will finish: killed processes', or what could not be kept."""
 
 WAITRESS_THREADS = 64
 
@@ -178,6 +178,7 @@ def _serve_with_waitress(settings: Settings, serving: Serving) -> None:
     place = Place(offline=serving.offline, loopback=serving.loopback)
     with assembled(settings, place) as parts:
         parts.store.recover(datetime.now(UTC))
+        _keep_house(parts.store)
         waitress.serve(
             application(settings, parts, Overload(settings.max_in_flight)),
             host=serving.host,
@@ -201,7 +202,7 @@ def _serve_with_gunicorn(settings: Settings, serving: Serving) -> None:
     place = Place(
         offline=serving.offline,
         table=WindowTable(),
-        offload=_offload,
+        offload=offload,
         loopback=serving.loopback,
     )
     with assembled(settings, place) as parts:
@@ -220,7 +221,7 @@ def _serve_with_gunicorn(settings: Settings, serving: Serving) -> None:
             # Nobody is believed what a proxy may say; CHATPORT_PROXY_HOPS is for addresses alone.
             "forwarder_headers": "",
             "secure_scheme_headers": {},
-            "post_worker_init": lambda _worker: _recover_from_killed(parts.store),
+            "post_worker_init": lambda _worker: _keep_house(parts.store),
             **hooks(overload),
         }
         server = Server(application(settings, parts, overload), options)
@@ -229,16 +230,27 @@ def _serve_with_gunicorn(settings: Settings, serving: Serving) -> None:
         server.run()
 
 
-def _recover_from_killed(store: "ConversationStore") -> None:
-    """Close what the worker left open whose place this one takes.
+def _keep_house(store: "ConversationStore") -> None:
+    """Close what killed processes have left open, now and again and again.
 
-    Without a database it begins all the same, and says so to whoever asks: gunicorn would end
-    the whole server for one worker that cannot begin.
+    Without a database a worker begins all the same, and says so to whoever asks: gunicorn would
+    end the whole server for one that cannot begin.
     """
+
+    def again() -> None:
+        while True:
+            time.sleep(HOUSEKEEPING_SECONDS)
+            _recover(store)
+
+    _recover(store)
+    threading.Thread(target=again, daemon=True).start()
+
+
+def _recover(store: "ConversationStore") -> None:
     try:
         store.recover(datetime.now(UTC))
     except StorageUnavailable as error:
-        logger.error("a worker begins without its database: %s", error.code)  # noqa: TRY400  # expected
+        logger.error("what was left open stays so for now: %s", error.code)  # noqa: TRY400  # expected
 
 
 def _allow_connections() -> None:
@@ -257,35 +269,3 @@ def default_workers() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
-
-
-@cache
-def _threads(_process: int) -> "ThreadPool":
-    """Return this process's threads for the database; gevent's own ones may all look up hosts."""
-    from gevent.threadpool import ThreadPool  # noqa: PLC0415  # loaded by now
-
-    return ThreadPool(DATABASE_THREADS)
-
-
-def _offload(work: Callable[[], None]) -> None:
-    """Run blocking work on a real thread while other greenlets go on.
-
-    A greenlet that is killed meanwhile dies only when the work is done: the thread cannot be
-    stopped, and what it uses must not be given to another.
-    """
-    errors: list[BaseException] = []
-
-    def guarded() -> None:
-        try:
-            work()
-        except BaseException as error:  # noqa: BLE001  # raised again in the greenlet
-            errors.append(error)
-
-    result = _threads(os.getpid()).spawn(guarded)
-    while not result.ready():
-        try:
-            result.wait()
-        except BaseException as killed:  # noqa: BLE001  # a kill or a timeout; raised when it is done
-            errors.append(killed)
-    if errors:
-        raise errors[0]

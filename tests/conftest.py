@@ -62,7 +62,8 @@ def _offline(monkeypatch: pytest.MonkeyPatch) -> None:
 def leases_of_records(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let leases end when records say so, as if nobody was known to live: a test need not wait."""
     monkeypatch.setattr(OwnLeases, "holds", lambda _self, _exchange_id: False)
-    monkeypatch.setattr(LifeSign, "is_alive", lambda _self, _owner: False)
+    lives = LifeSign.lives
+    monkeypatch.setattr(LifeSign, "lives", lambda self, owner: lives(self, owner) and None)
 
 
 @pytest.fixture

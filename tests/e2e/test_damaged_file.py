@@ -9,7 +9,7 @@ from .conftest import Serve
 
 PAGE = 4096
 CORRUPT = (503, "storage_corrupt")
-FAILED_TO_BEGIN = b"a worker begins without its database: storage_corrupt"
+FAILED_TO_BEGIN = b"what was left open stays so for now: storage_corrupt"
 
 
 def damage(path: Path) -> None:

@@ -192,6 +192,21 @@ def test_a_turn_of_a_living_process_is_not_taken_for_dead(path: Path, store: Pee
             other.begin(exchange(1), BOUNDS)
 
 
+def test_of_a_life_sign_that_only_another_user_may_lock_nothing_is_known(
+    store: PeeweeStore, path: Path
+) -> None:
+    store.begin(exchange(0), BOUNDS)
+    [sign] = path.parent.glob("*-alive-*")
+    sign.unlink()
+    sign.mkdir()  # for root, too, it cannot be opened
+    with closing(PeeweeStore(path)) as other:
+        with pytest.raises(ConversationBusy):
+            other.begin(exchange(1), BOUNDS)
+        assert other.recover(NOW) == 0
+        assert other.recover(NOW + timedelta(hours=2)) == 1
+    sign.rmdir()
+
+
 def test_without_its_life_sign_an_exchange_counts_as_alive_until_its_lease_ends(
     store: PeeweeStore, path: Path
 ) -> None:

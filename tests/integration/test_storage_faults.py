@@ -292,6 +292,8 @@ def cut(end: str, length: int) -> "Break":
     @contextmanager
     def broken(world: World) -> Iterator[None]:
         file = world.beside(end)
+        if not end:  # what the -wal holds, too, is no loss
+            other_process(world, "PRAGMA wal_checkpoint")
         os.truncate(file, length if length >= 0 else file.stat().st_size + length)
         yield
 
@@ -615,6 +617,27 @@ def test_a_process_that_begins_while_the_file_is_away_makes_none_in_its_place(
     assert world.ask("after").status_code == 200
 
 
+def test_nonsense_that_is_read_where_a_file_was_lost_is_not_taken_for_damage(world: World) -> None:
+    assert world.ask().status_code == 200
+    world.beside("-shm").unlink()
+    with pytest.raises(StorageCorrupt):
+        world.store.session.read(find_damage)
+    assert world.ready() == (503, LOST)
+
+
+def test_a_process_that_locks_by_another_file_stops_them_all(world: World) -> None:
+    assert world.ask().status_code == 200
+    world.beside("-shm").rename(world.beside("-shm-away"))
+    assert world.ready() == (503, LOST)
+    other_process(world, "SELECT 1 FROM exchange")
+    away = world.beside("-shm-new")
+    world.beside("-shm-away").rename(away)
+    shutil.copy(away, world.beside("-shm"))
+    assert world.ready() == (503, LOST)
+    away.rename(world.beside("-shm"))
+    assert world.ask_in_each_way() == {(503, LOST)}
+
+
 def test_a_start_while_the_file_is_away_leaves_what_was_written_last(
     world: World, tmp_path: Path
 ) -> None:
@@ -627,6 +650,23 @@ def test_a_start_while_the_file_is_away_leaves_what_was_written_last(
         assert world.beside("-wal").stat().st_size > 0
     away.rename(world.path)
     assert world.ask("after").status_code == 200
+
+
+def test_a_file_that_was_cut_before_it_was_opened_is_not_written_to(
+    world: World, tmp_path: Path
+) -> None:
+    for _ in range(3):
+        assert world.ask(LONG).status_code == 200
+    other_process(world, "PRAGMA wal_checkpoint(TRUNCATE)")
+    world.store.session.write(SqliteFile.try_to_write)  # so that it stays in the -wal
+    found = tmp_path / "found"
+    found.mkdir()
+    for end in ("", "-wal"):
+        shutil.copy(world.beside(end), found)
+    path = found / world.path.name
+    os.truncate(path, path.stat().st_size - 4096 * 3)
+    with closing(PeeweeStore(path)) as store, pytest.raises(StorageLost):
+        store.check()
 
 
 def test_two_processes_that_write_while_others_tidy_up_lose_nothing(world: World) -> None:
