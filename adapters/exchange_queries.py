@@ -15,6 +15,12 @@ ATTEMPT = (
 OPEN_TURN = ("id", "public_id", "owner", "lease_until")
 """The columns that say whether somebody will finish it."""
 
+UNTIDY = """
+INSERT INTO secret (name, value) VALUES ('untidy', randomblob(16))
+ON CONFLICT (name) DO UPDATE SET value = excluded.value
+"""
+"""Notes, in the same transaction, that what was deleted has left words in the index."""
+
 SETTLED = (
     *("state", "reply", "sanitized", "finish_reason", "prompt_tokens", "completion_tokens"),
     *("cached_tokens", "tokens_estimated", "nanodollars", "turn_tokens"),

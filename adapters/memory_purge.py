@@ -51,6 +51,7 @@ def _is_wanted(exchange: Exchange, span: PurgeSpan) -> bool:
         and exchange.state is not State.OPEN
         and (span.before is None or exchange.started_at < span.before)
         and span.caller in {None, exchange.caller}
+        and span.user_id in {None, exchange.user_id}
     )
 
 

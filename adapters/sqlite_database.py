@@ -19,7 +19,7 @@ from chatport.domain.history import History, HistoryBounds, PastTurn, newest_wit
 from chatport.domain.model import INTERRUPTED, Exchange, State
 from chatport.domain.spending import Claim, Spend, spend_of
 
-from .exchange_queries import ATTEMPT, OPEN_TURN, exchange_queries
+from .exchange_queries import ATTEMPT, OPEN_TURN, UNTIDY, exchange_queries
 from .exchange_reader import ExchangeReader
 from .exchange_table import Compiled, ExchangeRow, bound, timestamp, to_exchange, to_row
 from .file_condition import FileCondition
@@ -189,7 +189,8 @@ class SqliteFile:
         texts = self._run(self._queries.texts_of_user, user).fetchall()
         row = self._exchange
         self._settle_open((row.caller == caller) & (row.user_id == user_id))
-        count = int(self._run(self._queries.erase, user).rowcount)
+        if count := int(self._run(self._queries.erase, user).rowcount):
+            self.writer.execute_sql(UNTIDY)
         for parameters_id, messages_id in texts:
             self._texts.drop(parameters_id, messages_id)
         return count

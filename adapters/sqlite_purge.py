@@ -15,6 +15,7 @@ import peewee
 
 from chatport.domain.retention import Purged, PurgeSpan
 
+from .exchange_queries import UNTIDY
 from .exchange_table import timestamp
 from .request_texts import RequestTexts
 
@@ -72,7 +73,12 @@ LAST_BEFORE = """
 SELECT max(CASE WHEN started_at < ? THEN id END), min(id)
 FROM (SELECT id, started_at FROM exchange WHERE id <= ? ORDER BY id DESC LIMIT ?)
 """
-FIND = "SELECT id, {wanted} FROM exchange WHERE id > ? AND id <= ? ORDER BY id LIMIT ?"
+FIND = """
+SELECT id, {wanted} FROM exchange WHERE {owner} AND id > ? AND id <= ? ORDER BY id LIMIT ?
+"""
+OF_ALL, OF_USER = "TRUE", "caller = ? AND user_id = ?"
+"""Of one user they are found by an index."""
+
 MEASURE = """
 SELECT length(prompt) + length(reply), coalesce(length(answer), 0), parameters_id, messages_id
 FROM exchange WHERE id = ? AND {wanted}
@@ -153,8 +159,10 @@ class SqlitePurge:
     def find(self, span: PurgeSpan, limit: int) -> Found:
         """Look at some exchanges from the beginning of the span, for up to `limit` to purge."""
         wanted, values = _wanted(span)
-        within = [*values, span.after, span.until, LOOK]
-        rows = self._look(FIND.format(wanted=wanted), within).fetchall()
+        owner = [] if span.user_id is None else [span.caller, span.user_id]
+        query = FIND.format(wanted=wanted, owner=OF_USER if owner else OF_ALL)
+        within = [*values, *owner, span.after, span.until, LOOK]
+        rows = self._look(query, within).fetchall()
         numbers = [number for number, is_wanted in rows if is_wanted]
         if len(numbers) > limit:
             return Found(numbers[:limit], numbers[limit] - 1)
@@ -164,6 +172,7 @@ class SqlitePurge:
 
     def take(self, span: PurgeSpan, found: Found) -> Purged:
         """Purge what was found, as far as one transaction goes."""
+        self._run(UNTIDY)
         self._configure(NOT_MERGING)
         done = self._take(span, found)
         self._configure(MERGING)
@@ -257,6 +266,9 @@ def _wanted(span: PurgeSpan) -> tuple[str, list[Any]]:
     if span.caller is not None:
         conditions.append("caller = ?")
         values.append(span.caller)
+    if span.user_id is not None:
+        conditions.append("user_id = ?")
+        values.append(span.user_id)
     if span.content_only:
         conditions.append(f"parameters_id IS NOT {CONTENT_PURGED}")
     return " AND ".join(conditions), values

@@ -53,6 +53,7 @@ ON CONFLICT (caller, user_id, day, model) DO UPDATE SET
     nanodollars = nanodollars + excluded.nanodollars
 """
 FIND = "SELECT rowid FROM {table} WHERE rowid > ? AND {condition} ORDER BY rowid LIMIT ?"
+TIDY = "DELETE FROM secret WHERE name = 'untidy' AND value = ?"
 DELETE = "DELETE FROM {table} WHERE {rows}"
 NAMED = """
 SELECT rowid FROM usage WHERE caller = ? AND user_id <> '' AND rowid > ? ORDER BY rowid LIMIT ?
@@ -125,9 +126,14 @@ class SqliteRetention:
     def tidy(self) -> None:
         """Rewrite the word index without what was deleted, and empty the write-ahead log.
 
+        Where nothing was deleted since, nothing is done: the whole index is gone through.
+
         Raises:
             StorageBusy: Others were reading for too long.
         """
+        untidy = self._read(_untidy)
+        if untidy is None:
+            return
         steps = self._read(_pages) // MERGE_PAGES + 1
         self._politely(lambda file: file.merge_words(-MERGE_PAGES))
         for _ in range(2 * steps):  # the rest is for what others add meanwhile
@@ -139,6 +145,8 @@ class SqliteRetention:
             if time.monotonic() > patience:
                 raise StorageBusy  # the texts are still in the log; trying again may succeed
             time.sleep(RETRY_SECONDS)
+        self._politely(partial(_change, TIDY, [untidy]))
+        self._read(_empty_wal)
 
     def _keep_wal_short(self) -> None:
         """Move the write-ahead log into the file before it is so long that a writer has to.
@@ -201,6 +209,12 @@ def _erase_caller(file: SqliteFile, caller: str) -> int:
     _unname("caller = ?", [caller], file)
     _run(file.writer, "DELETE FROM spending WHERE caller = ? AND user_id <> ''", [caller])
     return count
+
+
+def _untidy(file: SqliteFile) -> bytes | None:
+    """Return what stands for the last deletion that nobody has tidied up after."""
+    found = _run(file.reader, "SELECT value FROM secret WHERE name = 'untidy'").fetchone()
+    return found and bytes(found[0])
 
 
 def _pages(file: SqliteFile) -> int:

@@ -16,6 +16,7 @@ from .model import ChatRequest, CompletionRequest, Exchange, Message, check_user
 from .models import ModelCatalog
 from .ports import Clock, ConversationStore, LLMGateway, NewId, PriceList
 from .repeats import Repeats, attempts_of, error_of
+from .retention import Retention
 from .stream import ChatStream, LiveStream, RepeatedStream
 from .turn import Reply, Turn, reply_again
 
@@ -73,6 +74,7 @@ class ChatService:
         lease_seconds: float = LEASE_SECONDS,
     ) -> None:
         self._store = store
+        self._retention = Retention(store, clock)
         self._gateway = gateway
         self._clock = clock
         self._new_id = new_id
@@ -148,7 +150,7 @@ class ChatService:
             InvalidUserId: No user can have this id.
         """
         check_user_id(user_id)
-        return self._store.erase(caller, user_id)
+        return sum(step.count for step in self._retention.erase_user(caller, user_id))
 
     def _earlier(self, request: ChatRequest) -> Exchange | None:
         """Check the request, and return what it repeats, before it meets a limit."""

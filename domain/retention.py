@@ -30,6 +30,7 @@ class PurgeSpan:
             numbers alone do not tell.
         content_only: Delete prompt, reply, request and answer, and keep the row.
         caller: Only this caller's; None for all.
+        user_id: Only this user's of the caller; None for all.
     """
 
     after: int = 0
@@ -37,6 +38,7 @@ class PurgeSpan:
     before: datetime | None = None
     content_only: bool = False
     caller: str | None = None
+    user_id: str | None = None
 
     @property
     def size(self) -> int:
@@ -101,6 +103,13 @@ class Retention:
         span = self.span(caller=name)
         yield from self._steps(span)
         yield Purged(count=self._store.erase(name, None), until=span.until)
+
+    def erase_user(self, caller: str, user_id: str) -> Iterator[Purged]:
+        """Delete all exchanges of one user as `erase_caller` does those of a caller."""
+        newest = self._store.search(LogQuery(caller=caller, user_id=user_id, limit=1))
+        span = PurgeSpan(until=newest[0].number if newest else 0, caller=caller, user_id=user_id)
+        yield from self._steps(span)
+        yield Purged(count=self._store.erase(caller, user_id), until=span.until)
 
     def _steps(self, span: PurgeSpan) -> Iterator[Purged]:
         limit = SMALLEST_STEP

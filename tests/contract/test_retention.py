@@ -123,6 +123,16 @@ def test_a_purge_leaves_what_started_later_whatever_its_number(
     assert numbers(store) == [1, 2, 4]
 
 
+def test_a_purge_of_one_user_leaves_the_others(store: ConversationStore, put: Put) -> None:
+    for caller, user_id in [("app", "ada"), ("app", "bob"), ("web", "ada")] * 2:
+        put(caller=caller, user_id=user_id)
+    span = PurgeSpan(until=ALL, caller="app", user_id="ada")
+    assert store.purge(span, limit=1) == Purged(count=1, until=3)
+    assert store.purge(span, limit=9) == Purged(count=1, until=ALL)
+    left = {(found.caller, found.user_id) for found in store.search(LogQuery())}
+    assert left == {("app", "bob"), ("web", "ada")}
+
+
 def test_a_purge_of_one_caller_leaves_the_others(store: ConversationStore, put: Put) -> None:
     for caller in ("app", "other", "app"):
         put(caller=caller)

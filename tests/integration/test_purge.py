@@ -27,6 +27,7 @@ BOUNDS = HistoryBounds()
 NOW = datetime(2026, 11, 23, 12, tzinfo=UTC)
 ALL = 1_000_000
 CHECK = "INSERT INTO exchange_text (exchange_text, rank) VALUES ('integrity-check', 1)"
+EVERYTHING = PurgeSpan(until=ALL)
 SPANS = [PurgeSpan(until=ALL), PurgeSpan(until=ALL, content_only=True)]
 
 
@@ -196,10 +197,50 @@ def test_of_an_erased_caller_no_byte_is_left_but_the_name(store: PeeweeStore, pa
 
 def test_tidying_empties_the_write_ahead_log(store: PeeweeStore, path: Path) -> None:
     keep(store, exchange(0))
+    store.purge(EVERYTHING, limit=1)
     wal = path.with_name("log.db-wal")
     assert wal.stat().st_size > 0
     store.tidy()
     assert wal.stat().st_size == 0
+
+
+def test_where_nothing_was_deleted_nothing_is_gone_through(
+    store: PeeweeStore, transactions: list[int]
+) -> None:
+    keep(store, exchange(0))
+    assert store.erase("anonymous", "nobody") == 0
+    transactions.clear()
+    store.tidy()
+    assert transactions == []
+    store.purge(EVERYTHING, limit=1)
+    store.tidy()
+    transactions.clear()
+    store.tidy()
+    assert transactions == []
+
+
+def test_what_is_deleted_while_another_tidies_is_tidied_by_the_next(
+    store: PeeweeStore, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for n in range(2):
+        keep(store, exchange(n, prompt=f"secret-{n}"))
+    store.purge(EVERYTHING, limit=1)
+    count_pages = sqlite_retention._pages
+
+    with closing(PeeweeStore(path)) as other:
+
+        def meanwhile(file: SqliteFile) -> int:
+            other.purge(EVERYTHING, limit=1)
+            return count_pages(file)
+
+        monkeypatch.setattr(sqlite_retention, "_pages", meanwhile)
+        store.tidy()
+    monkeypatch.undo()
+    untidy = "SELECT count(*) FROM secret WHERE name = 'untidy'"
+    assert value(store, untidy) == 1
+    store.tidy()
+    assert value(store, untidy) == 0
+    assert b"secret-" not in everything(path)
 
 
 def test_tidying_says_so_if_somebody_reads_for_too_long(
@@ -210,7 +251,7 @@ def test_tidying_says_so_if_somebody_reads_for_too_long(
     with closing(sqlite3.connect(path)) as reader:
         reader.execute("BEGIN")
         reader.execute("SELECT count(*) FROM exchange").fetchone()
-        keep(store, exchange(1))
+        store.purge(EVERYTHING, limit=1)
         with pytest.raises(StorageBusy):
             store.tidy()
         keep(store, exchange(2))  # nobody is kept from writing
@@ -220,6 +261,7 @@ def test_tidying_says_so_if_somebody_reads_for_too_long(
 def test_emptying_the_log_never_waits_with_the_lock_in_its_hand(store: PeeweeStore) -> None:
     """A TRUNCATE that waits for readers keeps writers out as long."""
     keep(store, exchange(0))
+    store.purge(EVERYTHING, limit=1)
     file = store.session.opened()
     said: list[str] = []
     file.reader.connection().set_trace_callback(said.append)
@@ -230,7 +272,7 @@ def test_emptying_the_log_never_waits_with_the_lock_in_its_hand(store: PeeweeSto
         "PRAGMA busy_timeout = 0",
         "PRAGMA wal_checkpoint(TRUNCATE)",
         "PRAGMA busy_timeout = 5000",
-    ]
+    ] * 2
 
 
 # What is large goes in several transactions
@@ -485,7 +527,9 @@ def test_between_transactions_that_tidy_others_have_as_long_as_each_took(
     monkeypatch.setattr("chatport.adapters.sqlite_retention.time.sleep", naps.append)
     for n in range(20):
         keep(unsynced, exchange(n, prompt=f"some words {n}"))
+    unsynced.purge(EVERYTHING, limit=1)
     transactions.clear()
+    naps.clear()
     unsynced.tidy()
     assert len(transactions) >= 1
     assert len(naps) == len(transactions)
@@ -514,8 +558,9 @@ def test_the_word_index_is_merged_in_bounded_steps_even_if_others_never_stop(
         calls.append(pages)
         return True
 
-    monkeypatch.setattr(SqliteFile, "merge_words", merge)
     keep(unsynced, exchange(0))
+    unsynced.purge(EVERYTHING, limit=1)
+    monkeypatch.setattr(SqliteFile, "merge_words", merge)
     unsynced.tidy()
     assert calls[:2] == [-16, 16]
     assert len(calls) < 10

@@ -9,7 +9,7 @@ import pytest
 
 from chatport.adapters import MemoryStore
 from chatport.domain import Exchange, HistoryBounds, LogQuery, State, Usage
-from chatport.domain.retention import Purged, PurgeSpan, Retention
+from chatport.domain.retention import SMALLEST_STEP, Purged, PurgeSpan, Retention
 
 from .conftest import FakeClock
 
@@ -200,3 +200,23 @@ def test_a_caller_is_erased_with_its_open_exchanges_and_names(clock: NappingCloc
     assert [found.id for found in store.search(LogQuery())] == ["other-1", "other-0"]
     users = {(caller, user) for caller, user, _, _ in store.ledger.usage}
     assert users == {("app", ""), ("other", "user-0"), ("other", "user-1")}
+
+
+def test_a_user_is_erased_in_steps_and_what_is_open_at_last(clock: NappingClock) -> None:
+    store = store_of(clock, 0, lambda count: count * 1e-3)
+    fill(store, 40, user_id="ada")
+    fill(store, 1, user_id="bob", caller="other")
+    begun = replace(store.search(LogQuery(limit=1))[0], id="open", caller="app", user_id="ada")
+    store.begin(replace(begun, state=State.OPEN, finished_at=None, usage=None), HistoryBounds())
+    steps = list(Retention(store, clock).erase_user("app", "ada"))
+    assert max(step.count for step in steps) == SMALLEST_STEP
+    assert steps[-1].count == 1
+    assert sum(step.count for step in steps) == 41
+    assert [found.user_id for found in store.search(LogQuery())] == ["bob"]
+    assert len(store.limits) == len(steps) - 1 == len(clock.naps)
+
+
+def test_of_a_user_who_never_was_nothing_is_erased(clock: NappingClock) -> None:
+    store = store_of(clock, 3, lambda _count: 0.0)
+    steps = list(Retention(store, clock).erase_user("app", "nobody"))
+    assert [step.count for step in steps] == [0]
