@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator, Sequence
+from functools import reduce
 from typing import Any
 
 from chatport.domain.errors import UpstreamError, UpstreamInvalidResponse, UpstreamTruncated
@@ -13,6 +14,9 @@ MAX_TOKENS = 2**31
 
 CUT_SHORT = ("length", "content_filter")
 """With these reasons nothing at all is an answer: all tokens went into thinking, or a filter."""
+
+LABELS = frozenset({"role", "type", "id", "index"})
+"""Of a message and of the tool calls in it: words that no model has said."""
 
 HEARTBEAT = Delta()
 
@@ -43,12 +47,14 @@ def completion(
         text = ""
     if text is None or not isinstance(finish_reason, str) or not finish_reason:
         raise UpstreamInvalidResponse(upstream_status=status, upstream_request_id=request_id)
+    usage = _usage(answer.get("usage"))
     return Completion(
         text=text,
         finish_reason=finish_reason,
-        usage=_usage(answer.get("usage")),
+        usage=usage,
         upstream_request_id=request_id,
         body=data if relayed else None,
+        said_bytes=0 if usage else _said_bytes(answer["choices"], "message"),
     )
 
 
@@ -115,16 +121,18 @@ class StreamedAnswer:
             error.may_be_billed = self._paid
             raise error
         choice = _first_choice(chunk)
-        self._paid = self._paid or _is_worth_something(choice)
         events = (payload,) if self._relayed else ()
         usage = _usage(chunk.get("usage"))
         if choice is None:
             return Delta(usage=usage, events=events)
+        said_bytes = _said_bytes(chunk["choices"], "delta")
+        self._paid = self._paid or said_bytes > 0
         return Delta(
             text=self._said(choice),
             finish_reason=self._finish_reason(chunk["choices"]),
             usage=usage,
             events=events,
+            said_bytes=0 if usage else said_bytes,
         )
 
     def _said(self, choice: dict[str, Any]) -> str:
@@ -158,10 +166,17 @@ def _index(choice: dict[str, Any]) -> object:
     return 0 if index is None else index
 
 
-def _is_worth_something(choice: dict[str, Any] | None) -> bool:
-    """Return whether a choice's delta holds a token: words, a tool call, or whatever may come."""
-    delta = choice.get("delta") if choice else None
-    return isinstance(delta, dict) and any(value for name, value in delta.items() if name != "role")
+def _said_bytes(choices: list[Any], place: str) -> int:
+    """Return how much the choices say, in bytes of UTF-8: words, thoughts, calls of tools."""
+    return sum(_size(choice.get(place)) for choice in choices if isinstance(choice, dict))
+
+
+def _size(said: object) -> int:
+    if isinstance(said, str):
+        return len(said.encode("utf-8", "surrogatepass"))
+    if isinstance(said, dict):
+        return sum(_size(value) for name, value in said.items() if name not in LABELS)
+    return sum(map(_size, said)) if isinstance(said, list) else 0
 
 
 def _is_error(chunk: dict[str, Any]) -> bool:
@@ -178,6 +193,7 @@ def _together(deltas: list[Delta]) -> Delta:
         events=tuple(event for delta in deltas for event in delta.events),
         finish_reason=next((d.finish_reason for d in reversed(deltas) if d.finish_reason), None),
         usage=next((delta.usage for delta in reversed(deltas) if delta.usage), None),
+        said_bytes=reduce(lambda before, delta: delta.said_bytes_after(before), deltas, 0),
     )
 
 

@@ -35,6 +35,9 @@ READS_IN_A_ROW = 16
 SENT_AT_ONCE = 65_536
 """Bytes of a request that the provider must take before it counts as silent."""
 
+NO_SESSION = ("CERTIFICATE", "UNKNOWN_CA", "ACCESS_DENIED")
+"""In the names that OpenSSL gives to alerts after which no request has been read."""
+
 REFUSALS_FROM = 300
 """RFC 9110: from here on no status is a success; a redirect is not followed."""
 
@@ -212,7 +215,9 @@ class Connection:
             if data == b"" or self._answered:
                 self._lost()
             raise httpx2.RemoteProtocolError(type(error).__name__) from None
-        except OSError:
+        except OSError as error:
+            if not self._answered and _is_refusal(error):
+                raise httpx2.ConnectError(type(error).__name__) from None
             self._lost()
         return event
 
@@ -258,6 +263,12 @@ class Connection:
                 raise CallerTooSlow
             raise httpx2.ReadTimeout(f"not done within {self.limits.total} s")
         return min(remaining, at_most)
+
+
+def _is_refusal(error: OSError) -> bool:
+    """Return whether a peer wants another certificate of us: with TLS 1.3 it says so only now."""
+    reason = error.reason if isinstance(error, ssl.SSLError) else None
+    return any(word in (reason or "") for word in NO_SESSION)
 
 
 def _check_encoding(head: h11.Response) -> None:

@@ -94,6 +94,8 @@ class Completion:
     Attributes:
         body: The answer as it came, if the request was passed on as it was.
         attempts: How often the provider was called for it.
+        said_bytes: What the model said that `usage` does not count, in bytes of UTF-8: the words,
+            thoughts and tool calls of each choice.
     """
 
     text: str
@@ -102,6 +104,7 @@ class Completion:
     upstream_request_id: str | None = None
     body: bytes | None = None
     attempts: int = 1
+    said_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -114,6 +117,8 @@ class Delta:
     Attributes:
         events: The provider's own events, as they came, if the request was passed on as it was.
         attempts: How often the provider was called, where it was more than once.
+        said_bytes: What the model said in this piece, after the usage if it has one; as of a
+            Completion.
     """
 
     text: str = ""
@@ -122,6 +127,11 @@ class Delta:
     usage: Usage | None = None
     upstream_request_id: str | None = None
     attempts: int = 1
+    said_bytes: int = 0
+
+    def said_bytes_after(self, before: int) -> int:
+        """Return how much no usage counts after this piece, if it was so much before."""
+        return self.said_bytes if self.usage else before + self.said_bytes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -72,6 +72,7 @@ class LiveStream(ChatStream):
         self._answer: list[bytes] = []
         self._finish_reason: str | None = None
         self._usage: Usage | None = None
+        self._said_bytes = 0
         self._attempts = 1
         self._upstream_request_id: str | None = None
         self._ended = False
@@ -106,6 +107,7 @@ class LiveStream(ChatStream):
     def _take(self, delta: Delta) -> None:
         self._finish_reason = delta.finish_reason or self._finish_reason
         self._usage = delta.usage or self._usage
+        self._said_bytes = delta.said_bytes_after(self._said_bytes)
         self._attempts = max(self._attempts, delta.attempts)
         self._upstream_request_id = delta.upstream_request_id or self._upstream_request_id
         if delta.text:
@@ -142,6 +144,7 @@ class LiveStream(ChatStream):
                 usage=self._usage,
                 upstream_request_id=self._upstream_request_id,
                 attempts=self._attempts,
+                said_bytes=self._said_bytes,
             ),
             self._answer,
         )
@@ -162,6 +165,7 @@ class LiveStream(ChatStream):
             upstream_request_id=self._upstream_request_id,
             answer=self._answer,
             attempts=self._attempts,
+            said_bytes=self._said_bytes,
         )
 
 

@@ -8,6 +8,7 @@ from datetime import datetime, timedelta
 from .admission import Admission
 from .allowance import Allowance
 from .errors import CallerGone, ChatportError, ExchangeLost
+from .history import estimated_tokens
 from .model import (
     Completion,
     CompletionRequest,
@@ -17,9 +18,6 @@ from .model import (
 )
 from .ports import Clock, ConversationStore
 from .text import storable
-
-ENVELOPE = 400
-"""Bytes of an event, or of a whole answer, beside what it says; of OpenAI's, 200 to 350."""
 
 MAX_LABEL = 128
 """Characters. OpenAI's request ids have 36, its finish reasons up to 14."""
@@ -60,13 +58,18 @@ def reply_again(earlier: Exchange) -> Reply:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Partial:
-    """What has arrived of an answer that is not whole."""
+    """What has arrived of an answer that is not whole.
+
+    Attributes:
+        said_bytes: What the model has said since `usage`; as of a Completion.
+    """
 
     text: str = ""
     usage: Usage | None = None
     upstream_request_id: str | None = None
     answer: Sequence[bytes] = ()
     attempts: int = 0
+    said_bytes: int = 0
 
 
 NOTHING = Partial()
@@ -130,7 +133,7 @@ class Turn:
         """
         text = storable(completion.text)
         pieces = answer if completion.body is None else (completion.body,)
-        usage = completion.usage or self._usage_of(text, pieces)
+        usage = self._used(completion.usage, text, completion.said_bytes)
         self._settle(
             State.COMPLETED,
             text,
@@ -170,7 +173,7 @@ class Turn:
         self._settle(
             state,
             text,
-            partial.usage or self._usage_of_failure(state, text, partial, facts),
+            self._used_by_failure(state, text, partial, facts),
             answer=partial.answer if facts.passed_on is None else (facts.passed_on,),
             final=facts.may_be_billed,
             sanitized=text != partial.text,
@@ -186,7 +189,7 @@ class Turn:
         self._settle(
             State.CANCELLED,
             text,
-            partial.usage or self._usage_of(text, partial.answer),
+            self._used(partial.usage, text, partial.said_bytes),
             answer=partial.answer,
             attempts=partial.attempts or 1,
             sanitized=text != partial.text,
@@ -253,17 +256,21 @@ class Turn:
             finished_at=finished_at,
         )
 
-    def _usage_of(self, reply: str, answer: Sequence[bytes]) -> Usage:
-        """Return what has arrived; a relayed answer may hold more than its first text."""
-        relayed = answer if self._exchange.request is not None else ()
-        return self._estimate.usage(reply, sum(map(len, relayed)) - ENVELOPE * len(relayed))
+    def _used(self, usage: Usage | None, reply: str, said_bytes: int) -> Usage:
+        """Return what the provider has counted, and what it has not, by its size."""
+        if usage is None:
+            return self._estimate.usage(reply, said_bytes)
+        if not said_bytes:
+            return usage
+        counted = usage.completion_tokens + estimated_tokens(said_bytes)
+        return replace(usage, completion_tokens=counted, estimated=True)
 
-    def _usage_of_failure(
+    def _used_by_failure(
         self, state: State, reply: str, partial: Partial, error: ChatportError
     ) -> Usage | None:
         """Return what has arrived; of what may be billed unseen, the most; or else nothing."""
-        if reply or partial.answer:
-            return self._usage_of(reply, partial.answer)
+        if reply or partial.answer or partial.usage:
+            return self._used(partial.usage, reply, partial.said_bytes)
         billed = error.may_be_billed or state is State.INTERRUPTED
         return self._estimate.most() if billed else None
 

@@ -30,6 +30,9 @@ Exit codes:
 Settings are read from the environment and a file .env in the current folder;
 `chatport serve --check` prints them."""
 
+MOST_WORKERS = 128
+"""More is a slip of the hand, as is a port in this place; each takes 66 MB."""
+
 NOWHERE = logging.NullHandler()
 """Where a command's log goes: its message says enough. `serve` has a log of its own."""
 
@@ -48,7 +51,9 @@ def main() -> None:
 @main.command()
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
 @click.option("--port", default=8000, show_default=True, type=click.IntRange(0, 65535))
-@click.option("--workers", type=click.IntRange(1), help="Processes.  [default: one a core]")
+@click.option(
+    "--workers", type=click.IntRange(1, MOST_WORKERS), help="Processes.  [default: one a core]"
+)
 @click.option("--offline", is_flag=True, help="Answer without a provider, by repeating.")
 @click.option("--check", is_flag=True, help="Print the settings, secrets as ***, and exit.")
 def serve(host: str, port: int, workers: int | None, *, offline: bool, check: bool) -> None:

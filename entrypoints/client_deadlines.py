@@ -1,5 +1,6 @@
 """How long a client may take to send a request, and how its connection is closed."""
 
+import errno
 import socket
 import time
 from collections.abc import Callable
@@ -26,6 +27,10 @@ DRAINED_BYTES = 65_536
 """Of a body that nobody read; beyond it, the connection is closed instead of used again."""
 
 
+LINE_BYTES = 64
+"""Of a request: enough to tell our routes apart."""
+
+
 class RequestTimeout(BadRequest):
     """The client did not send its request in time.
 
@@ -41,6 +46,7 @@ class Client:
 
     Attributes:
         answering: Something of an answer to the present request has been sent.
+        line: The beginning of the present request, if it did not come with the last one.
 
     Args:
         connection: The socket, of which it is the owner from now on.
@@ -62,6 +68,7 @@ class Client:
         self._is_reused = False
         self._reads = 0
         self.answering = False
+        self.line = b""
         self._broken = False
         connection.settimeout(SEND_SECONDS)
 
@@ -88,9 +95,8 @@ class Client:
         if self._reads > 1:
             sleep(0)  # others have their turn, however fast this one sends
         if self._silent and data:
-            self._silent = False
-            if self._is_reused:
-                self._deadline = self._clock() + READ_SECONDS
+            self.line = data[:LINE_BYTES]
+            self.begin()
         return data
 
     def _recv(self, size: int) -> bytes:
@@ -104,17 +110,38 @@ class Client:
             self._connection.settimeout(SEND_SECONDS)
 
     def sendall(self, data: bytes) -> None:
-        """Send all of it, a part of an answer."""
-        self.answering = True
-        self._connection.sendall(data)
+        """Send all of it, a part of an answer.
 
-    def await_next(self) -> None:
-        """Begin to wait for another request; others have their turn, also if it is there."""
+        Raises:
+            BrokenPipeError: The client takes nothing any more, which is as good as gone.
+        """
+        self.answering = True
+        try:
+            self._connection.sendall(data)
+        except TimeoutError:
+            raise BrokenPipeError(errno.EPIPE, "the client does not read") from None
+
+    def begin(self) -> None:
+        """Note that a request has begun, wherever its first bytes were read."""
+        if self._silent:
+            self._silent = False
+            if self._is_reused:
+                self._deadline = self._clock() + READ_SECONDS
+
+    def await_next(self, *, begun: bool = False) -> None:
+        """Begin to wait for another request; others have their turn, also if it is there.
+
+        Args:
+            begun: The beginning of it came with the last one.
+        """
         sleep(0)
         self._silent = self._is_reused = True
         self._reads = 0
         self.answering = False
+        self.line = b""
         self._deadline = self._clock() + self._idle_seconds
+        if begun:
+            self.begin()
 
     def linger(self) -> None:
         """Close it later such that the client gets the answer to what was not read to its end."""

@@ -47,10 +47,11 @@ def _variables(text: str) -> tuple[dict[str, str], list[int]]:
     from dotenv.parser import parse_stream  # noqa: PLC0415  # the same
 
     bindings = list(parse_stream(StringIO(text)))
-    good = "".join(each.original.string for each in bindings if not each.error)
-    values = dotenv_values(stream=StringIO(good))  # of the others it would print a warning
-    wrong = [_line(each) for each in bindings if each.error]
-    return {name: value or "" for name, value in values.items()}, wrong
+    wrong = [each for each in bindings if each.error or (each.key and each.value is None)]
+    good = "".join(each.original.string for each in bindings if each not in wrong)
+    # Of the others it would print a warning. What stands there is meant, also `${NAME}`.
+    values = dotenv_values(stream=StringIO(good), interpolate=False)
+    return {name: value or "" for name, value in values.items()}, [_line(each) for each in wrong]
 
 
 def _line(binding: "Binding") -> int:

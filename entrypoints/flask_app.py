@@ -126,7 +126,7 @@ def _receive(authenticate: Authenticate, overload: Overload | None) -> None:
 
 def _check_host(environ: Mapping[str, str]) -> None:
     host = environ.get("HTTP_HOST")
-    if host is None and environ.get("SERVER_PROTOCOL") == "HTTP/1.1":
+    if host is None and environ.get("SERVER_PROTOCOL") != "HTTP/1.0":
         raise BadRequest("bad_request", "The request names no Host, as HTTP/1.1 asks for.")
     if not HOST.fullmatch(host or ""):
         raise BadRequest("bad_request", "The Host of the request is none.")

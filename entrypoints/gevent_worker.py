@@ -21,6 +21,7 @@ from .faults import BadRequest, fault_of, openai_body, seed_body
 
 logger = logging.getLogger(__name__)
 
+LINE = f"POST {PATH} ".encode()
 KILL_SECONDS = 8
 """Of the graceful time, for killing what is left and for writing its outcome."""
 
@@ -67,6 +68,7 @@ class Worker(GeventWorker):  # type: ignore[misc]  # gunicorn has no types
 
     def handle_request(self, listener_name: Any, req: Any, sock: Any, addr: Any) -> None:
         """Answer a request, and close if what follows its answer cannot be the next one."""
+        sock.begin()
         _check_coding(req)
         if "close" in _connection_options(req):
             req.force_close()
@@ -85,14 +87,15 @@ class Worker(GeventWorker):  # type: ignore[misc]  # gunicorn has no types
             req.force_close()
         if not self.alive:
             req.force_close()  # a worker that is to stop waits for its connections to end
-        sock.await_next()
+        sock.await_next(begun=bool(req.unreader.buf.getvalue()))
 
     def handle_error(self, req: Any, client: Any, _addr: Any, exc: BaseException) -> None:
         """Answer a request that did not reach the application, or broke on its way out."""
         client.linger()
         path = getattr(req or getattr(exc, "req", None), "path", None)
+        is_seed = client.line.startswith(LINE) if path is None else path == PATH
         try:
-            util.write_nonblock(client, _response(exc, seed=path == PATH))
+            util.write_nonblock(client, _response(exc, seed=is_seed))
         except OSError:
             logger.info("the client left before it could be told of an error")
 

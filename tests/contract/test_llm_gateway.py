@@ -213,8 +213,8 @@ def test_scripted_events_are_given_one_by_one_and_read_like_a_providers() -> Non
     with gateway.stream(RELAYED) as deltas:
         assert list(deltas) == [
             Delta(upstream_request_id="req_1"),
-            Delta(text="one", events=events[:1]),
-            Delta(text="two", events=events[1:], finish_reason="length"),
+            Delta(text="one", events=events[:1], said_bytes=3),
+            Delta(text="two", events=events[1:], finish_reason="length", said_bytes=3),
         ]
 
 

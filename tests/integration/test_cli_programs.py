@@ -256,7 +256,14 @@ def test_a_port_in_use_is_told_in_a_sentence(busy_port: int, host: str) -> None:
 
 @pytest.mark.parametrize(
     "arguments",
-    [["--port", "65536"], ["--port", "-1"], ["--workers", "0"], ["--nonsense"], ["surplus"]],
+    [
+        ["--port", "65536"],
+        ["--port", "-1"],
+        ["--workers", "0"],
+        ["--workers", "8000"],
+        ["--nonsense"],
+        ["surplus"],
+    ],
     ids=" ".join,
 )
 def test_a_wrong_command_line_is_exit_code_2(arguments: list[str]) -> None:

@@ -98,8 +98,8 @@ class Provider:
     def __init__(self, certificate: trustme.LeafCert) -> None:
         self.connections = 0
         self.behave: Behave = echoing
-        self._context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        certificate.configure_cert(self._context)
+        self.context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        certificate.configure_cert(self.context)
         self._listener = socket.create_server(("127.0.0.1", 0))
         self._open: list[socket.socket] = []
         port = self._listener.getsockname()[1]
@@ -122,13 +122,20 @@ class Provider:
 
     def _serve(self, connection: socket.socket) -> None:
         with suppress(OSError):
-            self.behave(Peer(connection, self._context))
+            self.behave(Peer(connection, self.context))
 
 
 def echoing(peer: Peer) -> None:
     peer.shake_hands()
     while peer.read_request():
         peer.say(HELLO)
+
+
+def wanting_a_certificate(peer: Peer) -> None:
+    with suppress(ssl.SSLError):  # with TLS 1.3 only after the client's part is done
+        peer.shake_hands()
+    peer.flush()
+    peer.connection.recv(1)  # the request stays unread
 
 
 @pytest.fixture(scope="module")
@@ -335,6 +342,18 @@ def test_a_look_that_finds_nothing_does_not_wait_and_loses_nothing(authority: tr
             tls.settimeout(PATIENCE_SECONDS)
             said.set()
             assert tls.recv(2) + tls.recv(9) == b"later"
+
+
+@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
+def test_a_provider_that_wants_a_certificate_of_us_was_not_reached(
+    version: ssl.TLSVersion, authority: trustme.CA, provider: Provider, ask: Ask
+) -> None:
+    provider.context.maximum_version = provider.context.minimum_version = version
+    provider.context.verify_mode = ssl.CERT_REQUIRED
+    authority.configure_trust(provider.context)
+    provider.behave = wanting_a_certificate
+    with pytest.raises(httpx2.ConnectError):  # after which another attempt cannot cost twice
+        ask()
 
 
 def test_all_of_this_holds_under_gevent_too() -> None:

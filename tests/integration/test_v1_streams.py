@@ -489,6 +489,61 @@ def test_a_client_that_leaves_in_mid_stream_ends_the_call(
     assert stored.usage.estimated
 
 
+def of_choices(*deltas: dict[str, Any]) -> bytes:
+    """Return an event in which each of the choices says something."""
+    choices = [
+        {"index": index, "delta": delta, "finish_reason": None}
+        for index, delta in enumerate(deltas)
+    ]
+    return event({"choices": choices})
+
+
+CALL = {"index": 0, "id": "call_1", "type": "function", "function": {"arguments": "x" * 40}}
+SAID: dict[str, tuple[dict[str, Any], ...]] = {
+    "words": ({"role": "assistant", "content": "x" * 40},),
+    "thoughts": ({"reasoning_content": "x" * 40},),
+    "a tool call": ({"tool_calls": [CALL]},),
+    "a refusal": ({"refusal": "x" * 40},),
+    "two choices": ({"content": "x" * 20}, {"content": "é" * 10}),
+}
+
+
+@pytest.mark.parametrize("end", ["done", "broken", "left"])
+@pytest.mark.parametrize("deltas", SAID.values(), ids=SAID)
+def test_whatever_a_model_says_is_estimated_where_no_usage_comes(
+    deltas: tuple[dict[str, Any], ...], end: str, wire: Wire, upstream: Upstream
+) -> None:
+    said = of_choices(*deltas) * 50
+    last = of_choices(*[{}] * len(deltas)).replace(b"null", b'"stop"')
+    answers = {
+        "done": Answer(chunks(said, last, DONE)),
+        "broken": Answer(chunks(said)),
+        "left": Answer(EVENTS_HEAD + chunk(said), drip=chunk(PING)),
+    }
+    upstream.plays(answers[end])
+    response = wire.client.post(PATH, json=STREAMED)
+    if end == "left":
+        next(response.iter_encoded())
+        response.close()
+    else:
+        assert response.data
+    usage = wire.stored().usage
+    assert usage is not None
+    assert (usage.completion_tokens, usage.estimated) == (50 * 40 // 4, True)
+
+
+@pytest.mark.parametrize("end", [(finished("stop"), DONE), ()], ids=["done", "broken"])
+def test_what_comes_after_an_early_usage_is_added_to_it(
+    end: tuple[bytes, ...], wire: Wire, upstream: Upstream
+) -> None:
+    early = event({"choices": [], "usage": {"prompt_tokens": 9, "completion_tokens": 1}})
+    upstream.plays(Answer(chunks(said("one"), early, *[said("x" * 4)] * 10, *end)))
+    assert wire.client.post(PATH, json=STREAMED).data
+    found = wire.stored().usage
+    assert found is not None
+    assert found == Usage(prompt_tokens=9, completion_tokens=1 + 10, estimated=True)
+
+
 def test_a_client_that_leaves_after_the_last_event_has_a_completed_exchange(
     wire: Wire, upstream: Upstream
 ) -> None:

@@ -79,6 +79,31 @@ def test_an_idle_connection_just_ends(connection: Connection) -> None:
     assert connection.client.recv(100) == b""
 
 
+def test_a_request_that_came_with_the_last_one_has_begun(connection: Connection) -> None:
+    connection.arrives(b"a", at=1)
+    connection.client.await_next(begun=True)
+    connection.now = 1 + IDLE_SECONDS
+    assert connection.arrives(b"b", at=READ_SECONDS) == b"b"
+    connection.now = 1 + READ_SECONDS
+    with pytest.raises(RequestTimeout):
+        connection.client.recv(100)
+
+
+def test_a_request_whose_head_came_with_the_last_one_has_begun(connection: Connection) -> None:
+    connection.arrives(b"a", at=1)
+    connection.client.await_next()
+    connection.client.begin()
+    connection.now = 1 + READ_SECONDS
+    with pytest.raises(RequestTimeout):
+        connection.client.recv(100)
+
+
+def test_a_client_that_does_not_read_counts_as_gone(connection: Connection) -> None:
+    connection.near.settimeout(0.05)
+    with pytest.raises(BrokenPipeError):
+        connection.client.sendall(bytes(10_000_000))
+
+
 def test_a_look_takes_nothing_and_is_never_too_late(connection: Connection) -> None:
     connection.far.sendall(b"a")
     connection.now = 2 * READ_SECONDS

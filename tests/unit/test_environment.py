@@ -22,7 +22,7 @@ def variables(dotenv: Path, **environment: str) -> dict[str, str]:
 
 def test_a_dotenv_file_is_read_and_the_environment_wins(dotenv: Path) -> None:
     dotenv.write_text(
-        'export OPENAI_API_KEY="sk-file"\n# a comment\nCHATPORT_MODEL=file\nCHATPORT_TOTAL_LIMIT\n'
+        'export OPENAI_API_KEY="sk-file"\n# a comment\nCHATPORT_MODEL=file\nCHATPORT_TOTAL_LIMIT=\n'
     )
     assert variables(dotenv, CHATPORT_MODEL="environment", PATH="/bin") == {
         "OPENAI_API_KEY": "sk-file",
@@ -81,3 +81,16 @@ def test_a_pipe_is_not_waited_for(dotenv: Path) -> None:
 def test_a_folder_of_that_name_is_a_problem(dotenv: Path) -> None:
     dotenv.mkdir()
     assert load_environment({}, dotenv)[1] == [f"{dotenv} cannot be read: it is no regular file."]
+
+
+def test_a_name_alone_is_a_problem_and_sets_nothing(dotenv: Path) -> None:
+    dotenv.write_text("A=1\nCHATPORT_USER_LIMIT\nsk-canary\nexport B\nC=\n")
+    found, problems = load_environment({}, dotenv)
+    assert found == {"A": "1", "C": ""}
+    assert problems == [f"{dotenv}, line {line}, is not NAME=VALUE." for line in (2, 3, 4)]
+
+
+def test_a_value_is_taken_as_it_stands(dotenv: Path) -> None:
+    dotenv.write_text('A=${HOME} and ${NONE}\nB="$A ${A}"\n')
+    found, problems = load_environment({"HOME": "/"}, dotenv)
+    assert (found["A"], found["B"], problems) == ("${HOME} and ${NONE}", "$A ${A}", [])
