@@ -25,7 +25,7 @@ SETTLED = (
     *("state", "reply", "sanitized", "finish_reason", "prompt_tokens", "completion_tokens"),
     *("cached_tokens", "tokens_estimated", "nanodollars", "turn_tokens"),
     *("error_code", "upstream_status"),
-    *("upstream_request_id", "attempts", "finished_at", "answer", "final"),
+    *("upstream_request_id", "upstream_said", "attempts", "finished_at", "answer", "final"),
 )
 """The columns that an outcome writes."""
 

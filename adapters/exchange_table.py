@@ -51,6 +51,7 @@ class ExchangeRow(peewee.Model):
     cached_tokens = peewee.IntegerField(default=0)
     nanodollars = peewee.IntegerField(null=True)
     reserved_in = peewee.IntegerField(default=0)
+    upstream_said = peewee.TextField(null=True)
     answer = peewee.BlobField(null=True)
 
     class Meta:
@@ -112,6 +113,7 @@ def to_row(exchange: Exchange) -> dict[str, Any]:
         "error_code": exchange.error_code,
         "upstream_status": exchange.upstream_status,
         "upstream_request_id": exchange.upstream_request_id,
+        "upstream_said": exchange.upstream_said,
         "attempts": exchange.attempts,
         "started_at": timestamp(exchange.started_at),
         "finished_at": timestamp(exchange.finished_at) if exchange.finished_at else None,
@@ -144,6 +146,7 @@ def to_exchange(row: Mapping[str, Any], request: RequestText | None = None) -> E
         error_code=row["error_code"],
         upstream_status=row["upstream_status"],
         upstream_request_id=row["upstream_request_id"],
+        upstream_said=row["upstream_said"],
         attempts=row["attempts"],
         started_at=datetime.fromisoformat(row["started_at"]),
         finished_at=datetime.fromisoformat(row["finished_at"]) if row["finished_at"] else None,

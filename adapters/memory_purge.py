@@ -59,6 +59,7 @@ def _without_content(exchange: Exchange) -> Exchange:
     return replace(
         exchange,
         prompt="",
+        upstream_said=None,
         reply="",
         request=None,
         answer=(),

@@ -46,7 +46,9 @@ def completion(
     ):
         text = ""
     if text is None or not isinstance(finish_reason, str) or not finish_reason:
-        raise UpstreamInvalidResponse(upstream_status=status, upstream_request_id=request_id)
+        error = UpstreamInvalidResponse(upstream_status=status, upstream_request_id=request_id)
+        error.upstream_said = data.decode("utf-8", "replace")
+        raise error
     usage = _usage(answer.get("usage"))
     return Completion(
         text=text,
@@ -94,6 +96,8 @@ class StreamedAnswer:
             deltas.extend(self._delta(payload) for payload in payloads)
         except Exception as error:  # noqa: BLE001  # raised below, after what came before it
             fault = error
+            said = payloads[len(deltas)].decode("utf-8", "replace")
+            fault.upstream_said = said  # type: ignore[attr-defined]  # any exception can carry it
         if len(deltas) == 1:
             yield deltas[0]
         elif deltas or fault is None:

@@ -24,7 +24,13 @@ from .openai_answers import StreamedAnswer, completion, model_cards
 from .sse import SSEDecoder
 from .upstream_connection import STILL_WANTED, WITHIN_SECONDS, TransportLimits
 from .upstream_faults import translated
-from .upstream_transport import BODY, UpstreamBody, UpstreamTransport
+from .upstream_transport import (
+    BODY,
+    END_SECONDS,
+    ERROR_BYTES,
+    UpstreamBody,
+    UpstreamTransport,
+)
 
 QUIET_SECONDS = 0.25
 """How long bytes may come that say nothing, before that counts as a silence."""
@@ -54,7 +60,7 @@ class OpenAIGateway(LLMGateway):
     def complete(self, request: CompletionRequest) -> Completion:
         """Call the provider and read its whole answer."""
         relayed = request.body is not None
-        with translated(relayed=relayed, key=self._key):
+        with translated(self._key, relayed=relayed):
             response = self._client.send(_body(request, stream=False))
             request_id = response.headers.get("x-request-id")
             return completion(
@@ -65,19 +71,20 @@ class OpenAIGateway(LLMGateway):
     def stream(self, request: CompletionRequest) -> Iterator[Iterator[Delta]]:
         """Call the provider and read its answer as it arrives."""
         relayed = request.body is not None
-        with translated(relayed=relayed, key=self._key):
+        with translated(self._key, relayed=relayed):
             body = _body(request, stream=True)
             body.still_wanted = request.still_wanted
             response = self._client.send(body, stream=True)
         try:
-            _check_is_stream(response)
-            yield _deltas(response, StreamedAnswer(relayed=relayed))
+            with translated(self._key):
+                _check_is_stream(response)
+            yield _deltas(response, StreamedAnswer(relayed=relayed), self._key)
         finally:
             response.close()
 
     def models(self) -> Sequence[ModelCard]:
         """Ask the provider for its models."""
-        with translated():
+        with translated(self._key):
             return model_cards(self._client.get("/models", cast_to=httpx2.Response).content)
 
     def close(self) -> None:
@@ -176,15 +183,18 @@ _quoted = json.JSONEncoder(ensure_ascii=False).encode
 
 def _check_is_stream(response: httpx2.Response) -> None:
     if not response.headers.get("content-type", "").lower().startswith("text/event-stream"):
-        raise UpstreamInvalidResponse(
+        error = UpstreamInvalidResponse(
             upstream_status=response.status_code,
             upstream_request_id=response.headers.get("x-request-id"),
         )
+        said: bytes = response.extensions[BODY].beginning(ERROR_BYTES, END_SECONDS)
+        error.upstream_said = said.decode("utf-8", "replace")
+        raise error
 
 
-def _deltas(response: httpx2.Response, answer: StreamedAnswer) -> Iterator[Delta]:
+def _deltas(response: httpx2.Response, answer: StreamedAnswer, key: str) -> Iterator[Delta]:
     """Yield the pieces of a streamed answer: for all events that arrive together, one piece."""
-    with translated():
+    with translated(key):
         if request_id := response.headers.get("x-request-id"):
             yield Delta(upstream_request_id=request_id)
         for payloads in _arrivals(response):

@@ -92,7 +92,7 @@ DELETE = "DELETE FROM exchange WHERE id IN ({holes})"
 EMPTY = f"""
 UPDATE exchange
 SET prompt = '', reply = '', answer = NULL, idempotency_key = NULL, request_hash = NULL,
-    parameters_id = {CONTENT_PURGED}, messages_id = NULL
+    upstream_said = NULL, parameters_id = {CONTENT_PURGED}, messages_id = NULL
 WHERE id IN ({{holes}})
 """  # noqa: S608  # a number of this module
 TEXTS = "SELECT prompt, reply FROM exchange WHERE id = ?"

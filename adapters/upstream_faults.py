@@ -4,16 +4,13 @@ The only place that knows both. The exception of the SDK holds the key and the p
 `from None`; of the provider's words only its machine code is read.
 """
 
-import json
 import logging
 import math
-import re
 from collections.abc import Mapping
 from contextlib import suppress
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from types import TracebackType
-from typing import Any
 
 import httpx2
 import openai
@@ -37,6 +34,7 @@ from chatport.domain.errors import (
 )
 
 from .upstream_connection import HungUp
+from .upstream_words import passed_on, quoted
 
 logger = logging.getLogger(__name__)
 
@@ -87,24 +85,6 @@ BY_STATUS: Mapping[int, type[ChatportError]] = {
 FOR_OPERATORS = frozenset({UpstreamAuthFailed, UpstreamQuotaExhausted})
 """Only people can repair these. The breaker sees to it that they are not logged for ever."""
 
-PASSED_ON = frozenset({400, 404, 413, 422})
-"""The statuses that say what the client did wrong, which a developer needs to read."""
-
-KEY_LIKE = re.compile(
-    r"\bsk[-_][\w*.\-]{4,}"
-    r"|\b(?:pk|rk|gsk|xai|hf|r8|cp|sess|org|proj)[-_](?=[\w\-]*\d)[\w\-]{6,}"
-    r"|\bAIza[\w\-]{8,}"
-    r"|\bBearer\s+\S+"
-    r"|(?<![\w\-])(?=[a-z]*\d)(?=\d*[a-z])[a-z0-9]{40,}(?![\w\-])",
-    re.IGNORECASE,
-)
-"""Known beginnings of keys, and what is too long and too mixed for a word, a name or an id."""
-
-UNEXPLAINED = "The provider refused the request, and did not say why."
-
-LONGEST_WORDS = 4_000
-"""Characters of a message that is passed on. OpenAI's longest known have some hundreds."""
-
 
 class translated:  # noqa: N801  # it is used as a function that makes a block
     """Turn whatever a block raises into an error of the domain, and forget the original.
@@ -113,12 +93,12 @@ class translated:  # noqa: N801  # it is used as a function that makes a block
     that report errors show them.
 
     Args:
+        key: The key of the call, which no words of the provider's may hold.
         relayed: The request was passed on as it was; its mistakes are told in the provider's
             words, without secrets.
-        key: The key of the call, which they must not hold.
     """
 
-    def __init__(self, *, relayed: bool = False, key: str = "") -> None:
+    def __init__(self, key: str, *, relayed: bool = False) -> None:
         self._relayed, self._key = relayed, key
 
     def __enter__(self) -> None:
@@ -131,8 +111,11 @@ class translated:  # noqa: N801  # it is used as a function that makes a block
         if not isinstance(error, Exception):
             return
         fault = error if isinstance(error, ChatportError) else translate(error)
-        if self._relayed and isinstance(error, openai.APIStatusError):
-            fault.passed_on = _passed_on(error, self._key)
+        if isinstance(error, openai.APIStatusError):
+            fault.upstream_said = error.response.content.decode("utf-8", "replace")
+            if self._relayed:
+                fault.passed_on = passed_on(error.status_code, error.response.content, self._key)
+        fault.upstream_said = quoted(fault.upstream_said, self._key)
         del error, _
         try:
             raise fault.with_traceback(None) from None
@@ -152,7 +135,9 @@ def translate(error: Exception) -> ChatportError:
         error = cause
     kind = next(ours for theirs, ours in BY_EXCEPTION if isinstance(error, theirs))
     logger.warning("upstream fault %s: %s", kind.code, type(error).__name__)
-    return kind()
+    fault = kind()
+    fault.upstream_said = getattr(error, "upstream_said", "")
+    return fault
 
 
 def _from_status(error: openai.APIStatusError) -> ChatportError:
@@ -198,47 +183,3 @@ def _seconds(retry_after: str) -> float:
     except ValueError:
         at = parsedate_to_datetime(retry_after)
         return (at.replace(tzinfo=at.tzinfo or UTC) - datetime.now(UTC)).total_seconds()
-
-
-def _passed_on(error: openai.APIStatusError, key: str) -> bytes | None:
-    """Return the provider's error as it may be shown; None if it is not the caller's mistake."""
-    if error.status_code not in PASSED_ON:
-        return None
-    said = _words(error.response.content)
-    words = {name: _masked(said.get(name), key) for name in ("message", "type", "param", "code")}
-    words["message"] = words["message"] or UNEXPLAINED
-    words["type"] = words["type"] or "invalid_request_error"
-    return json.dumps({"error": words}).encode()
-
-
-def _words(body: bytes) -> dict[str, Any]:
-    """Return what an error says, in OpenAI's form or in one of those that servers use instead."""
-    try:
-        answer = json.loads(body.decode())
-    except (ValueError, RecursionError):
-        return {}
-    said = answer.get("error", answer) if isinstance(answer, dict) else {}
-    if not isinstance(said, dict):
-        return {"message": said}  # Ollama, TGI
-    detail = said.get("detail")  # FastAPI
-    if isinstance(detail, list):
-        detail = "; ".join(_problem(each) for each in detail if isinstance(each, dict))
-    return said if said.get("message") else {**said, "message": detail}
-
-
-def _problem(detail: dict[str, Any]) -> str:
-    place = detail.get("loc")
-    where = ".".join(str(each) for each in place) if isinstance(place, list) else ""
-    return f"{where}: {detail.get('msg')}"
-
-
-def _masked(word: object, key: str) -> str | None:
-    """Return a word of the provider's without anything that is, or looks like, a key."""
-    if not isinstance(word, str | int) or isinstance(word, bool):
-        return None
-    said = str(word)
-    if len(said) > LONGEST_WORDS:  # not in the middle of what may be a key
-        said = " ".join(said[:LONGEST_WORDS].split()[:-1])
-    if key:
-        said = said.replace(key, "***")
-    return KEY_LIKE.sub("***", said)

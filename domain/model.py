@@ -212,6 +212,7 @@ class Exchange:
             of a conversation. `ConversationStore.search` leaves it and the answer out.
         answer: The provider's answer as it came, if the request was passed on or may be repeated:
             one piece, or one for each event of a stream.
+        upstream_said: The beginning of what the provider said about its failure, without keys.
         final: A repeated request gets this outcome again, and no new attempt.
     """
 
@@ -235,6 +236,7 @@ class Exchange:
     error_code: str | None = None
     upstream_status: int | None = None
     upstream_request_id: str | None = None
+    upstream_said: str | None = None
     attempts: int = 0
     finished_at: datetime | None = None
     request: RequestText | None = None

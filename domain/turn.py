@@ -181,6 +181,7 @@ class Turn:
             attempts=max(facts.attempts, partial.attempts),
             upstream_status=facts.upstream_status,
             upstream_request_id=_label(facts.upstream_request_id or partial.upstream_request_id),
+            upstream_said=storable(facts.upstream_said) or None,
         )
 
     def cancel(self, partial: Partial) -> None:

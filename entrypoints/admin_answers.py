@@ -75,6 +75,9 @@ class LoggedExchange(Exact):
     error_code: str | None
     upstream_status: int | None
     upstream_request_id: str | None
+    upstream_said: str | None = Field(
+        description="The beginning of what the provider said about a failure, without keys."
+    )
     attempts: int
     idempotency_key: str | None
     started_at: Moment

@@ -35,6 +35,7 @@ def encode(exchange: Exchange) -> dict[str, Any]:
         "error_code": exchange.error_code,
         "upstream_status": exchange.upstream_status,
         "upstream_request_id": exchange.upstream_request_id,
+        "upstream_said": exchange.upstream_said,
         "attempts": exchange.attempts,
         "idempotency_key": exchange.idempotency_key,
         "started_at": exchange.started_at.isoformat(),

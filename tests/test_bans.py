@@ -205,7 +205,6 @@ BANS = (
             "print(f'SELECT {name}')",
         ),
         allowed={
-            "adapters/sqlite_purge.py: FIND.format(wanted=wanted)": SQL_OF_CONSTANTS,
             "adapters/sqlite_purge.py: MEASURE.format(wanted=wanted)": SQL_OF_CONSTANTS,
             "adapters/sqlite_purge.py: statement.format(holes=', '.join('?' * len(taken)))": (
                 SQL_OF_CONSTANTS

@@ -16,6 +16,7 @@ class ChatportError(Exception):
         retry_after_seconds: How long to wait before trying again can help; None if unknown.
         upstream_status: The HTTP status of the provider's answer, where there was one.
         upstream_request_id: The provider's own id of the call, where it sent one.
+        upstream_said: The beginning of what the provider said, for the log and nobody else.
         attempts: How often the provider was called.
         waits_as_told: `retry_after_seconds` is the provider's own wish, and no guess of ours.
         allowances: What is left of each limit; set once the request has met the limiter.
@@ -46,6 +47,7 @@ class ChatportError(Exception):
         self.upstream_status = upstream_status
         self.upstream_request_id = upstream_request_id
         self.allowances: Sequence[Allowance] = ()
+        self.upstream_said = ""
         self.waits_as_told = False
         self.passed_on: bytes | None = None
         self.exchange_id: str | None = None

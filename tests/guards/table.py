@@ -781,7 +781,7 @@ SECRETS = (
     ),
     Guard(
         "keys in the provider's words are passed on",
-        "adapters/upstream_faults.py",
+        "adapters/upstream_words.py",
         'return KEY_LIKE.sub("***", said)',
         "return said",
         ("integration/test_v1_faults.py::test_no_secret_is_passed_on",),
@@ -1289,6 +1289,52 @@ HOSTILE = (
         "{ENCODING, CONTENT_TYPE} if refused else {ENCODING}",
         "{ENCODING}",
         ("faults/test_modes.py",),
+    ),
+    Guard(
+        "the log keeps a key that the provider has quoted",
+        "adapters/upstream_faults.py",
+        "fault.upstream_said = quoted(fault.upstream_said, self._key)",
+        "pass",
+        ("integration/test_what_the_provider_said.py::test_no_key",),
+    ),
+    Guard(
+        "calls of tools and thoughts cost nothing",
+        "adapters/openai_answers.py",
+        "return sum(_size(value) for name, value in said.items() if name not in LABELS)",
+        "return _size(said.get('content'))",
+        (
+            "integration/test_v1_streams.py::test_whatever_a_model_says_is_estimated_where_no_usage_comes",
+        ),
+    ),
+    Guard(
+        "a user is erased in one transaction",
+        "domain/retention.py",
+        "        yield from self._steps(span)\n        yield Purged(count=self._store.erase(caller,",
+        "        yield Purged(count=self._store.erase(caller,",
+        ("unit/test_retention.py::test_a_user_is_erased_in_steps_and_what_is_open_at_last",),
+    ),
+    Guard(
+        "what was left open is looked for at the start alone",
+        "entrypoints/server.py",
+        "    threading.Thread(target=again, daemon=True).start()\n",
+        "",
+        ("unit/test_server.py::test_what_could_not_be_closed_at_the_start_is_closed_later",),
+    ),
+    Guard(
+        "what is deleted while others tidy is never tidied",
+        "adapters/sqlite_retention.py",
+        "WHERE name = 'untidy' AND value = ?\"",
+        "WHERE name = 'untidy' AND value IS NOT ?\"",
+        (
+            "integration/test_purge.py::test_what_is_deleted_while_another_tidies_is_tidied_by_the_next",
+        ),
+    ),
+    Guard(
+        "a setting without a value takes a limit away",
+        "entrypoints/environment.py",
+        "if each.error or (each.key and each.value is None)",
+        "if each.error",
+        ("unit/test_environment.py::test_a_name_alone_is_a_problem_and_sets_nothing",),
     ),
     Guard(
         "what nobody wanted is read chunk by chunk",

@@ -134,6 +134,7 @@ def test_an_exchange_is_one_flat_object(say: Say) -> None:
         "error_code": None,
         "upstream_status": None,
         "upstream_request_id": None,
+        "upstream_said": None,
         "attempts": 1,
         "idempotency_key": None,
     }

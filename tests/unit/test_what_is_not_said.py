@@ -25,7 +25,7 @@ def test_a_logged_exception_is_its_name_alone(caplog: pytest.LogCaptureFixture) 
 def test_what_the_sdk_or_the_parser_raises_is_not_repeated(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    with pytest.raises(UpstreamInvalidResponse) as fault, upstream_faults.translated():
+    with pytest.raises(UpstreamInvalidResponse) as fault, upstream_faults.translated("k"):
         raise ValueError("canary")
     assert "canary" not in f"{fault.value!r} {caplog.text}"
 

@@ -1,0 +1,90 @@
+"""What the provider says about a failure: what the client may read, and what the log keeps."""
+
+import hashlib
+import json
+import re
+from typing import Any
+
+PASSED_ON = frozenset({400, 404, 413, 422})
+"""The statuses that say what the client did wrong, which a developer needs to read."""
+
+KEY_LIKE = re.compile(
+    r"\bsk[-_][\w*.\-]{4,}"
+    r"|\b(?:pk|rk|gsk|xai|hf|r8|cp|sess|org|proj)[-_](?=[\w\-]*\d)[\w\-]{6,}"
+    r"|\bAIza[\w\-]{8,}"
+    r"|\bBearer\s+\S+"
+    r"|(?<![\w\-])(?=[a-z]*\d)(?=\d*[a-z])[a-z0-9]{40,}(?![\w\-])",
+    re.IGNORECASE,
+)
+"""Known beginnings of keys, and what is too long and too mixed for a word, a name or an id."""
+
+UNEXPLAINED = "The provider refused the request, and did not say why."
+
+LONGEST_WORDS = 4_000
+"""Characters of a message that is passed on. OpenAI's longest known have some hundreds."""
+
+KEPT = 200
+"""Characters of what the provider said that the log keeps; the rest is known by its digest."""
+
+
+class Unshown(str):
+    """Words that may quote a prompt; tools that report errors show what `repr` says."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return "'***'"
+
+
+def quoted(said: str, key: str) -> str:
+    """Return the beginning of what the provider said, on one line and without keys."""
+    words = " ".join((_masked(said, key) or "").split())
+    words = "".join(each if each.isprintable() else "\N{REPLACEMENT CHARACTER}" for each in words)
+    if len(words) <= KEPT and len(said) <= LONGEST_WORDS:
+        return Unshown(words)
+    digest = hashlib.sha256(said.encode("utf-8", "replace")).hexdigest()
+    return Unshown(f"{words[:KEPT]}... sha256:{digest}")
+
+
+def passed_on(status: int, body: bytes, key: str) -> bytes | None:
+    """Return the provider's error as it may be shown; None if it is not the caller's mistake."""
+    if status not in PASSED_ON:
+        return None
+    said = _words(body)
+    words = {name: _masked(said.get(name), key) for name in ("message", "type", "param", "code")}
+    words["message"] = words["message"] or UNEXPLAINED
+    words["type"] = words["type"] or "invalid_request_error"
+    return json.dumps({"error": words}).encode()
+
+
+def _words(body: bytes) -> dict[str, Any]:
+    """Return what an error says, in OpenAI's form or in one of those that servers use instead."""
+    try:
+        answer = json.loads(body.decode())
+    except (ValueError, RecursionError):
+        return {}
+    said = answer.get("error", answer) if isinstance(answer, dict) else {}
+    if not isinstance(said, dict):
+        return {"message": said}  # Ollama, TGI
+    detail = said.get("detail")  # FastAPI
+    if isinstance(detail, list):
+        detail = "; ".join(_problem(each) for each in detail if isinstance(each, dict))
+    return said if said.get("message") else {**said, "message": detail}
+
+
+def _problem(detail: dict[str, Any]) -> str:
+    place = detail.get("loc")
+    where = ".".join(str(each) for each in place) if isinstance(place, list) else ""
+    return f"{where}: {detail.get('msg')}"
+
+
+def _masked(word: object, key: str) -> str | None:
+    """Return a word of the provider's without anything that is, or looks like, a key."""
+    if not isinstance(word, str | int) or isinstance(word, bool):
+        return None
+    said = str(word)
+    if len(said) > LONGEST_WORDS:  # not in the middle of what may be a key
+        said = " ".join(said[:LONGEST_WORDS].split()[:-1])
+    if key:
+        said = said.replace(key, "***")
+    return KEY_LIKE.sub("***", said)

@@ -1,0 +1,108 @@
+"""What the provider says about a failure: its beginning is in the log, and nowhere else."""
+
+import hashlib
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from chatport.adapters import MemoryStore, PeeweeStore
+from chatport.domain.ports import ConversationStore
+from chatport.domain.retention import PurgeSpan
+
+from .faults import KEY
+from .relaying import ASKED, PATH, SEED, STREAMED, Wire, wire_to
+from .upstream import Answer, Upstream
+from .wire import chunks, event, http, json_http, said
+
+PLAIN: dict[str, Any] = {"user_id": "ada", "prompt": "Hi"}
+WAYS = pytest.mark.parametrize(
+    ("path", "body"),
+    [(SEED, PLAIN), (SEED, {**PLAIN, "stream": True}), (PATH, ASKED), (PATH, STREAMED)],
+    ids=["seed", "seed stream", "v1", "v1 stream"],
+)
+WORDS = "The  moon\nis \x1b[31mclosed"
+SEEN = "The moon is \N{REPLACEMENT CHARACTER}[31mclosed"
+LONG = "<html>" + "moon " * 2_000
+
+
+@pytest.fixture(params=["memory", "sqlite"])
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[ConversationStore]:
+    if request.param == "memory":
+        yield MemoryStore()
+        return
+    with closing(PeeweeStore(tmp_path / "log.db")) as store:
+        yield store
+
+
+@pytest.fixture
+def wire(upstream: Upstream, store: ConversationStore) -> Iterator[Wire]:
+    with wire_to(upstream, store=store) as wire:
+        yield wire
+
+
+def kept(wire: Wire, path: str, body: Any) -> str | None:
+    """Return what the log keeps of the provider's words; the client must see none of them."""
+    response = wire.ask(body, path)
+    assert b"moon" not in response.data
+    return wire.stored().upstream_said
+
+
+@WAYS
+@pytest.mark.parametrize("status", ["302 Found", "401 No", "409 Conflict", "500 Oops", "503 Busy"])
+def test_of_a_refusal(status: str, path: str, body: Any, wire: Wire, upstream: Upstream) -> None:
+    upstream.plays(Answer(http(status, WORDS.encode())))
+    assert kept(wire, path, body) == SEEN
+
+
+@WAYS
+def test_of_nonsense_its_beginning_and_its_digest(
+    path: str, body: Any, wire: Wire, upstream: Upstream
+) -> None:
+    upstream.plays(Answer(http("200 OK", LONG.encode())))
+    digest = hashlib.sha256(LONG.encode()).hexdigest()
+    assert kept(wire, path, body) == f"{LONG[:200]}... sha256:{digest}"
+
+
+@pytest.mark.parametrize("payload", [b'{"error": "moon"}', b'{"moon', b'["moon"]', b"moon \xff"])
+@pytest.mark.parametrize(
+    ("path", "body"), [(SEED, {**PLAIN, "stream": True}), (PATH, STREAMED)], ids=[SEED, PATH]
+)
+def test_of_a_stream_the_event_that_ended_it(
+    payload: bytes, path: str, body: Any, wire: Wire, upstream: Upstream
+) -> None:
+    upstream.plays(Answer(chunks(said("Hel") + b"data: " + payload + b"\n\n")))
+    assert kept(wire, path, body) == payload.decode("utf-8", "replace")
+
+
+@WAYS
+def test_no_key(path: str, body: Any, wire: Wire, upstream: Upstream) -> None:
+    text = f"Incorrect API key provided: {KEY}; sk-proj-moonmoonmoon. {'moon ' * 60}{KEY}"
+    upstream.plays(Answer(json_http("401 No", {"error": {"message": text}})))
+    words = kept(wire, path, body)
+    assert words is not None
+    assert words.startswith('{"error": {"message": "Incorrect API key provided: ***; ***')
+    assert KEY not in words
+
+
+@WAYS
+def test_nothing_where_it_said_nothing(
+    path: str, body: Any, wire: Wire, upstream: Upstream
+) -> None:
+    upstream.plays(Answer(http("500 Oops", b"")))
+    assert kept(wire, path, body) is None
+
+
+def test_it_goes_with_the_content(wire: Wire, upstream: Upstream) -> None:
+    upstream.plays(Answer(http("401 No", WORDS.encode())))
+    assert kept(wire, SEED, PLAIN) == SEEN
+    wire.store.purge(PurgeSpan(until=9, content_only=True), limit=9)
+    assert wire.stored().upstream_said is None
+
+
+def test_an_event_that_is_no_error_is_not_kept(wire: Wire, upstream: Upstream) -> None:
+    upstream.plays(Answer(chunks(said("moon"), event({"choices": []}))))
+    assert b"moon" in wire.ask(STREAMED).data
+    assert wire.stored().upstream_said is None
