@@ -90,14 +90,14 @@ class LifeSign:
         return [row for row in rows if will_nobody_finish(row)]
 
     @contextmanager
-    def dead_owners(self) -> Iterator[list[str]]:
-        """Yield the dead; on leaving without an error, bury them."""
+    def burying(self) -> Iterator[None]:
+        """On leaving without an error, remove the signs of those who were dead before."""
         prefix = self._path("").name
         signs = self._database.parent.glob(f"{glob.escape(prefix)}*")
         found = [path.name.removeprefix(prefix) for path in signs]
         dead = [owner for owner in found if self.is_dead(owner)]
-        yield dead
-        for owner in dead:
+        yield
+        for owner in filter(self.is_dead, dead):  # one that was just being made is not
             with suppress(OSError):  # who may lock it need not be allowed to delete it
                 self._path(owner).unlink(missing_ok=True)
 

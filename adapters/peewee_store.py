@@ -132,8 +132,8 @@ class PeeweeStore(ConversationStore):
 
     def recover(self, now: datetime) -> int:
         """Interrupt what expired or whose process died."""
-        with translated(), self.session.opened().life_sign.dead_owners() as dead:
-            return self._write(lambda file: file.interrupt_abandoned(timestamp(now), dead))
+        with translated(), self.session.opened().life_sign.burying():
+            return self._write(lambda file: file.interrupt_abandoned(timestamp(now)))
 
     def check(self) -> None:
         """Look whether the file can be written, and how much room is left.

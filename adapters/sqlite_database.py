@@ -1,6 +1,6 @@
 """One open SQLite file: its connections, its queries, and what each does in a transaction."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from datetime import datetime
 from functools import partial
@@ -231,12 +231,12 @@ class SqliteFile:
         minute = timestamp(at)[: len("2026-01-01T00:00")]
         self._run(self._queries.refuse, {"caller": caller, "rule": rule, "minute": minute})
 
-    def interrupt_abandoned(self, now: str, dead: Sequence[str] = ()) -> int:
-        """Interrupt the open exchanges that nobody will finish, of the `dead` at least."""
+    def interrupt_abandoned(self, now: str) -> int:
+        """Interrupt the open exchanges that nobody will finish."""
         lost, row = self.end_own_lost(now), self._exchange
         is_open = row.state == State.OPEN
         owners = row.select(row.owner).where(is_open).distinct().tuples()
-        dead = [owner for (owner,) in owners if owner in dead or self.life_sign.is_dead(owner)]
+        dead = [owner for (owner,) in owners if self.life_sign.is_dead(owner)]
         columns = row.id, row.public_id, row.owner, row.lease_until
         over = is_open & (row.lease_until <= now) & row.owner.not_in(dead)
         found = self.life_sign.abandoned(row.select(*columns).where(over).dicts(), now)

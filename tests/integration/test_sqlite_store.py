@@ -192,19 +192,24 @@ def test_a_turn_of_a_living_process_is_not_taken_for_dead(path: Path, store: Pee
             other.begin(exchange(1), BOUNDS)
 
 
-def test_of_a_life_sign_that_only_another_user_may_lock_nothing_is_known(
-    store: PeeweeStore, path: Path
-) -> None:
+@pytest.fixture
+def locked_sign(store: PeeweeStore, path: Path) -> Iterator[None]:
+    """Let the process have something open, and a life sign that nobody can lock."""
     store.begin(exchange(0), BOUNDS)
     [sign] = path.parent.glob("*-alive-*")
     sign.unlink()
-    sign.mkdir()  # for root, too, it cannot be opened
+    sign.mkdir()  # which not even root can open
+    yield
+    sign.rmdir()
+
+
+@pytest.mark.usefixtures("locked_sign")
+def test_of_a_life_sign_that_only_another_user_may_lock_nothing_is_known(path: Path) -> None:
     with closing(PeeweeStore(path)) as other:
         with pytest.raises(ConversationBusy):
             other.begin(exchange(1), BOUNDS)
         assert other.recover(NOW) == 0
         assert other.recover(NOW + timedelta(hours=2)) == 1
-    sign.rmdir()
 
 
 def test_without_its_life_sign_an_exchange_counts_as_alive_until_its_lease_ends(

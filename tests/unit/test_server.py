@@ -145,8 +145,9 @@ def test_threads_that_look_up_hosts_do_not_keep_the_database_waiting() -> None:
 
 
 def test_a_worker_begins_also_without_its_database(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(server, "HOUSEKEEPING_SECONDS", 1e6)
     server._keep_house(PeeweeStore(tmp_path))  # where there should be a file
     assert "what was left open stays so for now: storage_readonly" in caplog.text
 
