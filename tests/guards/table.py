@@ -1289,7 +1289,10 @@ HOSTILE = (
         "{ENCODING, CONTENT_TYPE} if refused else {ENCODING}",
         "{ENCODING}",
         (
-            "faults/test_modes.py::test_a_fault_has_its_status_its_code_its_row_and_its_time[says 401 in utf-16-plain]",
+            (
+                "faults/test_modes.py::test_a_fault_has_its_status_its_code_its_row_and_its_time"
+                "[says 401 in utf-16-plain]"
+            ),
         ),
     ),
     Guard(
@@ -1305,7 +1308,10 @@ HOSTILE = (
         "return sum(_size(value) for name, value in said.items() if name not in LABELS)",
         "return _size(said.get('content'))",
         (
-            "integration/test_v1_streams.py::test_whatever_a_model_says_is_estimated_where_no_usage_comes[a tool call-done]",
+            (
+                "integration/test_v1_streams.py::test_whatever_a_model_says_is_estimated_where_"
+                "no_usage_comes[a tool call-done]"
+            ),
         ),
     ),
     Guard(
