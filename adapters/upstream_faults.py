@@ -71,6 +71,7 @@ BY_WORDS: tuple[tuple[str, type[ChatportError]], ...] = (
 
 BY_STATUS: Mapping[int, type[ChatportError]] = {
     401: UpstreamAuthFailed,
+    402: UpstreamQuotaExhausted,
     403: UpstreamAuthFailed,
     404: UpstreamModelUnavailable,
     408: UpstreamError,

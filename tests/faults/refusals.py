@@ -75,11 +75,12 @@ HEADS = (
 
 AGAIN = (408, 409, 500, 502, 503, 504, 529)
 STATUSES = {
-    "upstream_rejected": (301, 302, 303, 307, 308, 400, 402, 405, 410, 413, 415, 418, 422, 451),
+    "upstream_rejected": (301, 302, 303, 307, 308, 400, 405, 410, 413, 415, 418, 422, 451),
     "upstream_auth_failed": (401, 403),
     "upstream_model_unavailable": (404,),
     "upstream_error": (408, 409, 500, 501, 502, 503, 504, 520, 529),
     "upstream_rate_limited": (429,),
+    "upstream_quota_exhausted": (402,),
 }
 
 CODES = (

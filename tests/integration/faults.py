@@ -92,7 +92,7 @@ STATUSES: tuple[tuple[str, type[errors.ChatportError], float | None], ...] = (
     ("308 Permanent Redirect", errors.UpstreamRejected, None),
     ("400 Bad Request", errors.UpstreamRejected, None),
     ("401 Unauthorized", errors.UpstreamAuthFailed, None),
-    ("402 Payment Required", errors.UpstreamRejected, None),
+    ("402 Payment Required", errors.UpstreamQuotaExhausted, None),
     ("403 Forbidden", errors.UpstreamAuthFailed, None),
     ("404 Not Found", errors.UpstreamModelUnavailable, None),
     ("405 Method Not Allowed", errors.UpstreamRejected, None),

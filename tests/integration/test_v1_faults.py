@@ -286,7 +286,7 @@ def test_the_seed_route_never_tells_the_providers_words(
 MAPPED = [
     ("401 Unauthorized", None, 502, "upstream_auth_failed", "false", None),
     ("403 Forbidden", None, 502, "upstream_auth_failed", "false", None),
-    ("402 Payment Required", None, 502, "upstream_rejected", "false", None),
+    ("402 Payment Required", None, 503, "upstream_quota_exhausted", "false", None),
     ("408 Request Timeout", None, 502, "upstream_error", None, None),
     ("409 Conflict", None, 502, "upstream_error", None, None),
     ("418 Teapot", None, 502, "upstream_rejected", "false", None),
