@@ -1,6 +1,7 @@
 """Connecting to a host within a time for all that it takes."""
 
 import ipaddress
+import os
 import socket
 import ssl
 import threading
@@ -17,11 +18,9 @@ Address = tuple[int, int, int, str, Any]
 MOMENT = 0.001
 """The shortest wait, in seconds: a timeout of 0 would mean not to wait but to look."""
 
-_lookups: dict[tuple[str, int], "Future[Sequence[Address]]"] = {}
-"""Those under way. A resolver may take half a minute, which nothing can cut short: one thread for
-all who ask for the same host, instead of one for each."""
-
-_looking = threading.Lock()
+_lookups: dict[tuple[int, str, int], "Future[Sequence[Address]]"] = {}
+"""Those under way in this process. A resolver may take half a minute, which nothing can cut short:
+one thread for all who ask for the same host, instead of one for each."""
 
 
 def dialed(
@@ -67,11 +66,15 @@ def _addresses(host: str, port: int, seconds: float) -> Sequence[Address]:
     """Return the addresses of a host; a lookup that takes longer goes on for whoever asks next."""
     if literal := _literal(host, port):
         return [literal]
+    place = os.getpid(), host, port  # a fork takes the lookups along, but not their threads
     mine: Future[Sequence[Address]] = Future()
-    with _looking:
-        lookup = _lookups.setdefault((host, port), mine)
+    lookup = _lookups.setdefault(place, mine)
     if lookup is mine:
-        threading.Thread(target=_look_up, args=(host, port, mine), daemon=True).start()
+        try:
+            threading.Thread(target=_look_up, args=(place, mine), daemon=True).start()
+        except RuntimeError as error:
+            del _lookups[place]
+            mine.set_exception(OSError(str(error)))
     return lookup.result(seconds)
 
 
@@ -85,18 +88,15 @@ def _literal(host: str, port: int) -> Address | None:
     return family, socket.SOCK_STREAM, 0, "", (host, port)
 
 
-def _look_up(host: str, port: int, lookup: "Future[Sequence[Address]]") -> None:
+def _look_up(place: tuple[int, str, int], lookup: "Future[Sequence[Address]]") -> None:
+    _, host, port = place
     try:
         found: Sequence[Address] = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     except Exception as error:  # noqa: BLE001  # raised where it is waited for
-        failure: Exception | None = error
+        del _lookups[place]
+        lookup.set_exception(error)
     else:
-        failure = None
-    with _looking:
-        del _lookups[host, port]
-    if failure is not None:
-        lookup.set_exception(failure)
-    else:
+        del _lookups[place]
         lookup.set_result(found)
 
 

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import re
+from functools import lru_cache
 from typing import Any
 
 PASSED_ON = frozenset({400, 404, 413, 422})
@@ -12,13 +13,16 @@ KEY_LIKE = re.compile(
     r"\bsk[-_][\w*.\-]{4,}"
     r"|\b(?:pk|rk|gsk|xai|hf|r8|cp|sess|org|proj)[-_](?=[\w\-]*\d)[\w\-]{6,}"
     r"|\bAIza[\w\-]{8,}"
-    r"|\bBearer\s+\S+"
+    r"|\bBearer\s+\S+|\bBasic\s+[\w+/=]{16,}"
     r"|(?<![\w\-])(?=[a-z]*\d)(?=\d*[a-z])[a-z0-9]{40,}(?![\w\-])",
     re.IGNORECASE,
 )
 """Known beginnings of keys, and what is too long and too mixed for a word, a name or an id."""
 
 UNEXPLAINED = "The provider refused the request, and did not say why."
+
+KEY_SIGNS = "_-.*+/=\\%"
+"""In keys, beside letters and digits, however they are written."""
 
 LONGEST_WORDS = 4_000
 """Characters of a message that is passed on. OpenAI's longest known have some hundreds."""
@@ -84,7 +88,22 @@ def _masked(word: object, key: str) -> str | None:
         return None
     said = str(word)
     if len(said) > LONGEST_WORDS:  # not in the middle of what may be a key
-        said = " ".join(said[:LONGEST_WORDS].split()[:-1])
+        end = LONGEST_WORDS
+        while end and (said[end - 1].isalnum() or said[end - 1] in KEY_SIGNS):
+            end -= 1
+        said = said[:end]
     if key:
-        said = said.replace(key, "***")
+        said = _spelled(key).sub("***", said)
     return KEY_LIKE.sub("***", said)
+
+
+@lru_cache(maxsize=8)
+def _spelled(key: str) -> re.Pattern[str]:
+    """Return what finds a key, also where JSON or a URL writes its signs in another way."""
+
+    def ways(sign: str) -> str:
+        code = f"{ord(sign):02x}"
+        return rf"(?:\\?{re.escape(sign)}|\\u00{code}|%{code})"
+
+    spelled = (each if each.isalnum() else ways(each) for each in key)
+    return re.compile("".join(spelled), re.IGNORECASE)

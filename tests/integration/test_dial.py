@@ -1,6 +1,7 @@
 """Finding a provider's address: a slow resolver must cost nobody more than its time."""
 
 import contextlib
+import multiprocessing
 import socket
 import threading
 import time
@@ -83,6 +84,35 @@ def test_a_failed_lookup_is_told_to_all_and_not_remembered(
             with pytest.raises(socket.gaierror):
                 dialed(HOST, port, 30, None)
     dialed(HOST, port, 30, None).close()
+
+
+def test_where_no_thread_can_begin_the_next_one_tries_again(
+    resolver: Resolver, port: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(_thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    resolver.answers.set()
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", refuse)
+        with pytest.raises(OSError, match="thread"):
+            dialed(HOST, port, 30, None)
+    dialed(HOST, port, 30, None).close()
+
+
+def test_a_process_that_is_forked_during_a_lookup_looks_by_itself(
+    resolver: Resolver, port: int
+) -> None:
+    def dial() -> None:
+        resolver.answers.set()
+        dialed(HOST, port, 30, None).close()
+
+    with pytest.raises(TimeoutError):
+        dialed(HOST, port, 0.05, None)
+    forked = multiprocessing.get_context("fork").Process(target=dial)
+    forked.start()
+    forked.join(20)
+    assert forked.exitcode == 0
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "::1"])

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from chatport.adapters import MemoryStore, PeeweeStore
+from chatport.adapters.upstream_words import quoted
 from chatport.domain.ports import ConversationStore
 from chatport.domain.retention import PurgeSpan
 
@@ -85,6 +86,27 @@ def test_no_key(path: str, body: Any, wire: Wire, upstream: Upstream) -> None:
     assert words is not None
     assert words.startswith('{"error": {"message": "Incorrect API key provided: ***; ***')
     assert KEY not in words
+
+
+@pytest.mark.parametrize(
+    "echo",
+    [
+        "aB3\\/xY9+kL2\\/pQ7==",
+        "aB3/xY9\\u002BkL2/pQ7\\u003D\\u003d",
+        "aB3%2FxY9%2bkL2%2fpQ7%3D%3D",
+        "Authorization: Basic dTphQjMveFk5K2tMMi9wUTc9PQ==",
+    ],
+    ids=["as PHP", "as .NET", "in a URL", "in Basic"],
+)
+def test_no_key_in_another_spelling(echo: str) -> None:
+    words = quoted(f"Invalid key {echo}; " + "moon " * 2_000, "aB3/xY9+kL2/pQ7==")
+    assert words.startswith(("Invalid key ***; moon", "Invalid key Authorization: *** moon"))
+
+
+def test_the_beginning_of_a_long_text_without_blanks() -> None:
+    said = '{"error":{"message":"moon","input":[' + "0," * 3_000
+    assert quoted(said, KEY).startswith(said[:200] + "... sha256:")
+    assert quoted("m" * 5_000, KEY).startswith("... sha256:")  # it may be a key
 
 
 @WAYS
