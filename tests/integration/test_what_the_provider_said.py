@@ -100,7 +100,7 @@ def test_no_key(path: str, body: Any, wire: Wire, upstream: Upstream) -> None:
 )
 def test_no_key_in_another_spelling(echo: str) -> None:
     words = quoted(f"Invalid key {echo}; " + "moon " * 2_000, "aB3/xY9+kL2/pQ7==")
-    assert words.startswith(("Invalid key ***; moon", "Invalid key Authorization: *** moon"))
+    assert words.startswith(("Invalid key ***; moon", "Invalid key Authorization: ***; moon"))
 
 
 def test_the_beginning_of_a_long_text_without_blanks() -> None:
