@@ -17,6 +17,9 @@ from .own_leases import OwnLeases
 
 Row = Mapping[str, Any]
 
+LOOK_SECONDS = 1.0
+"""Another process that looks whether we live holds our lock for some microseconds."""
+
 
 class LifeSign:
     """The life sign of this process beside a database file, and the look at those of others.
@@ -35,7 +38,7 @@ class LifeSign:
     def show(self) -> None:
         """Hold the lock until `hide`, or until the process dies."""
         if not self._lock.is_locked:
-            self._lock.acquire(timeout=0)
+            self._lock.acquire(timeout=LOOK_SECONDS)
 
     def hide(self, *, clean: bool) -> None:
         """Let go of the lock; remove its file if nothing was left open."""

@@ -15,8 +15,14 @@ MAX_TOKENS = 2**31
 CUT_SHORT = ("length", "content_filter")
 """With these reasons nothing at all is an answer: all tokens went into thinking, or a filter."""
 
-LABELS = frozenset({"role", "type", "id", "index"})
-"""Of a message and of the tool calls in it: words that no model has said."""
+LABELS = frozenset({"role", "type", "id", "index", "data"})
+"""Of a message and of what is in it: words that no model has said, and sound."""
+
+THOUGHTS = ("reasoning", "reasoning_content", "reasoning_details")
+"""Some providers send the same thoughts under two of these names."""
+
+PICTURE_BYTES = 10_000
+"""A picture counts as 2,500 tokens, as it does in a prompt."""
 
 HEARTBEAT = Delta()
 
@@ -177,9 +183,12 @@ def _said_bytes(choices: list[Any], place: str) -> int:
 
 def _size(said: object) -> int:
     if isinstance(said, str):
-        return len(said.encode("utf-8", "surrogatepass"))
+        is_picture = said.startswith("data:image/")
+        return PICTURE_BYTES if is_picture else len(said.encode("utf-8", "surrogatepass"))
     if isinstance(said, dict):
-        return sum(_size(value) for name, value in said.items() if name not in LABELS)
+        sizes = {name: _size(value) for name, value in said.items() if name not in LABELS}
+        thoughts = max(sizes.pop(name, 0) for name in THOUGHTS)
+        return thoughts + sum(sizes.values())
     return sum(map(_size, said)) if isinstance(said, list) else 0
 
 

@@ -87,7 +87,7 @@ class Worker(GeventWorker):  # type: ignore[misc]  # gunicorn has no types
             req.force_close()
         if not self.alive:
             req.force_close()  # a worker that is to stop waits for its connections to end
-        sock.await_next(begun=bool(req.unreader.buf.getvalue()))
+        sock.await_next(begun=bool(req.unreader.buf.getvalue().strip(b"\r\n")))
 
     def handle_error(self, req: Any, client: Any, _addr: Any, exc: BaseException) -> None:
         """Answer a request that did not reach the application, or broke on its way out."""

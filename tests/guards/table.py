@@ -1305,8 +1305,8 @@ HOSTILE = (
     Guard(
         "calls of tools and thoughts cost nothing",
         "adapters/openai_answers.py",
-        "return sum(_size(value) for name, value in said.items() if name not in LABELS)",
-        "return _size(said.get('content'))",
+        "        return thoughts + sum(sizes.values())\n",
+        "        return sizes.get('content', 0)\n",
         (
             (
                 "integration/test_v1_streams.py::test_whatever_a_model_says_is_estimated_where_"

@@ -504,6 +504,8 @@ SAID: dict[str, tuple[dict[str, Any], ...]] = {
     "thoughts": ({"reasoning_content": "x" * 40},),
     "a tool call": ({"tool_calls": [CALL]},),
     "a refusal": ({"refusal": "x" * 40},),
+    "thoughts twice": ({"reasoning": "x" * 40, "reasoning_details": [{"text": "x" * 40}]},),
+    "sound": ({"audio": {"id": "a", "data": "x" * 900, "transcript": "x" * 40}},),
     "two choices": ({"content": "x" * 20}, {"content": "é" * 10}),
 }
 
@@ -530,6 +532,28 @@ def test_whatever_a_model_says_is_estimated_where_no_usage_comes(
     usage = wire.stored().usage
     assert usage is not None
     assert (usage.completion_tokens, usage.estimated) == (50 * 40 // 4, True)
+
+
+def test_a_picture_counts_as_one_in_a_prompt(wire: Wire, upstream: Upstream) -> None:
+    picture = {"images": [{"type": "image_url", "image_url": {"url": "data:image/png;base64,xx"}}]}
+    upstream.plays(Answer(chunks(of_choices(picture), finished("stop"), DONE)))
+    assert wire.client.post(PATH, json=STREAMED).data
+    usage = wire.stored().usage
+    assert usage is not None
+    assert usage.completion_tokens == 2_500
+
+
+@pytest.mark.parametrize(
+    ("bound", "tokens"), [({"max_completion_tokens": 100}, 100), ({}, 5_000)], ids=["100", "none"]
+)
+def test_no_more_is_estimated_than_the_provider_was_asked_for(
+    bound: dict[str, Any], tokens: int, wire: Wire, upstream: Upstream
+) -> None:
+    upstream.plays(Answer(chunks(said("x" * 20_000), finished("stop"), DONE)))
+    assert wire.client.post(PATH, json={**STREAMED, **bound}).data
+    usage = wire.stored().usage
+    assert usage is not None
+    assert (usage.completion_tokens, usage.estimated) == (tokens, True)
 
 
 @pytest.mark.parametrize("end", [(finished("stop"), DONE), ()], ids=["done", "broken"])
