@@ -26,20 +26,32 @@ class FileUnusable(peewee.OperationalError):
 def make_place(path: Path, condition: FileCondition) -> None:
     """Make the file if it is new; return if SQLite may open it.
 
-    To an empty file SQLite knows no -wal: it deletes the one that stands there, with all that was
-    acknowledged. And into another file it moves what was written for the first.
+    Into another file SQLite moves what was written for the first.
 
     Raises:
         FileUnusable: The file is away, or another than the one that the server began with.
     """
-    place = path.resolve()  # SQLite, too, puts the -wal beside what a link points to
-    file, wal = (_stat_or_none(f"{place}{end}") for end in ("", "-wal"))
-    is_left_behind = wal is not None and wal.st_size > 0 and not (file and file.st_size)
-    is_another = condition.identity != NO_FILE and (not file or condition.identity != _id(file))
-    if is_left_behind or is_another:
+    refuse_left_behind(path)
+    file = _stat_or_none(str(path))
+    if condition.identity != NO_FILE and (not file or condition.identity != _id(file)):
         raise FileUnusable(LOST)
     if file is None:
         path.touch(mode=0o600)  # what users say is nobody else's; -wal and -shm follow suit
+
+
+def refuse_left_behind(path: Path) -> None:
+    """Return unless there is a -wal without the database that it belongs to.
+
+    To an empty file SQLite knows no -wal: it deletes the one that stands there, with all that was
+    acknowledged.
+
+    Raises:
+        FileUnusable: There is.
+    """
+    place = path.resolve()  # SQLite, too, puts the -wal beside what a link points to
+    file, wal = (_stat_or_none(f"{place}{end}") for end in ("", "-wal"))
+    if wal is not None and wal.st_size > 0 and not (file and file.st_size):
+        raise FileUnusable(LOST)
 
 
 class OpenFiles:
@@ -129,6 +141,8 @@ class OpenFiles:
         least = index.file_bytes
         if self._looked and index.moved < index.frames:
             least = min(self._condition.length, least)
+        if length < index.page_bytes:
+            return True  # with its first page it is no database, and the -wal is deleted
         if length >= least:
             return False
         there = length // index.page_bytes

@@ -11,6 +11,8 @@ from playhouse.migrations import Runner
 
 from chatport.domain.errors import StorageReadOnly, StorageTooNew
 
+from .open_files import refuse_left_behind
+
 MIGRATIONS = Path(__file__).with_name("migrations")
 HISTORY = "schema_migration"
 FOLDER = "The database's path leads to a folder; name a file in it instead."
@@ -30,9 +32,11 @@ def refuse_newer(path: Path) -> None:
     """Look at the file as it is, without changing even its journal mode.
 
     Raises:
+        FileUnusable: It is empty, and its -wal is not.
         StorageReadOnly: There is a folder or a pipe in its place, or another program's database.
         StorageTooNew: It has migrations that this version does not know.
     """
+    refuse_left_behind(path)
     if not path.is_file():
         raise StorageReadOnly(FOLDER if path.is_dir() else NO_FILE)
     status, tables = _untouched(path)

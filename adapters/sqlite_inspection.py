@@ -17,6 +17,7 @@ from chatport.domain.errors import StorageCorrupt
 from chatport.domain.model import State
 
 from .exchange_table import ExchangeRow, bound, timestamp
+from .open_files import FileUnusable, refuse_left_behind
 from .peewee_keys import PeeweeKeys
 from .schema import MIGRATIONS, is_foreign, look, uri
 from .sqlite_connection import PRAGMAS
@@ -50,7 +51,7 @@ class SqliteInspection:
         named: How chatport names it, if that is a link: life signs may stand beside that.
 
     Raises:
-        StorageCorrupt: It does not begin like a database.
+        StorageCorrupt: It does not begin like a database, or is empty beside its -wal.
         WalWithoutIndex: The file was copied or moved, or only half of it was.
     """
 
@@ -59,6 +60,10 @@ class SqliteInspection:
         self._path = path.resolve()  # SQLite, too, looks for -wal beside what a link points to
         if self._header() and not self._header().startswith(MAGIC):
             raise StorageCorrupt
+        try:
+            refuse_left_behind(self._path)  # SQLite would delete the -wal beside an empty file
+        except FileUnusable:
+            raise StorageCorrupt from None
         self.reader: Any = peewee.SqliteDatabase(uri(self._path, self._mode()), uri=True)
 
     def close(self) -> None:

@@ -86,7 +86,7 @@ class SqliteSession:
             self._file.life_sign.leases.lose(exchange_id)
 
     def close(self) -> None:
-        """Close the file; the next use opens it again, and writes unless it was damaged."""
+        """Close the file; the next use opens it again, unless it was damaged or is another."""
         with self._opening:
             if self._file is not None:
                 self._file.close()

@@ -82,6 +82,15 @@ class Retention:
             caller=caller,
         )
 
+    def span_of_user(self, caller: str, user_id: str) -> PurgeSpan:
+        """Return the span of one user's exchanges."""
+        return PurgeSpan(
+            after=max(0, self._number(oldest=True, caller=caller, user_id=user_id) - 1),
+            until=self._number(oldest=False, caller=caller, user_id=user_id),
+            caller=caller,
+            user_id=user_id,
+        )
+
     def purge(self, span: PurgeSpan) -> Iterator[Purged]:
         """Purge a span; yield what each step has done, and tidy at the end.
 
@@ -106,8 +115,7 @@ class Retention:
 
     def erase_user(self, caller: str, user_id: str) -> Iterator[Purged]:
         """Delete all exchanges of one user as `erase_caller` does those of a caller."""
-        newest = self._store.search(LogQuery(caller=caller, user_id=user_id, limit=1))
-        span = PurgeSpan(until=newest[0].number if newest else 0, caller=caller, user_id=user_id)
+        span = self.span_of_user(caller, user_id)
         yield from self._steps(span)
         yield Purged(count=self._store.erase(caller, user_id), until=span.until)
 
@@ -122,8 +130,11 @@ class Retention:
             limit = _fitting(limit, seconds)
             self._clock.sleep(seconds)
 
-    def _number(self, *, oldest: bool) -> int:
-        found = self._store.search(LogQuery(limit=1, oldest_first=oldest))
+    def _number(
+        self, *, oldest: bool, caller: str | None = None, user_id: str | None = None
+    ) -> int:
+        query = LogQuery(caller=caller, user_id=user_id, limit=1, oldest_first=oldest)
+        found = self._store.search(query)
         return found[0].number if found else 0
 
 

@@ -72,11 +72,11 @@ def erase(caller: str, user: str | None, *, yes: bool) -> None:
     whose = f"user {user} of caller {caller}" if user is not None else f"caller {caller}"
     _ask(f"this deletes every exchange of {printable_text(whose)}", yes=yes)
     with _retention(caller) as (retention, _, _):
-        span = retention.span(caller=caller)
         if user is not None:
+            span = retention.span_of_user(caller, user)
             _run(retention.erase_user(caller, user), span, "deleted")
         else:
-            _run(retention.erase_caller(caller), span, "deleted")
+            _run(retention.erase_caller(caller), retention.span(caller=caller), "deleted")
 
 
 def _run(steps: Iterator[Purged], span: PurgeSpan, done: str) -> None:

@@ -293,8 +293,8 @@ STORAGE = (
     Guard(
         "a file is made where one was lost",
         "adapters/open_files.py",
-        "if is_left_behind or is_another:",
-        "if is_another:",
+        "if wal is not None and wal.st_size > 0 and not (file and file.st_size):",
+        "if False:",
         (
             "integration/test_storage_faults.py::test_a_start_while_the_file_is_away_leaves_what_was_written_last",
         ),
@@ -302,8 +302,8 @@ STORAGE = (
     Guard(
         "a worker that begins takes another file for the server's",
         "adapters/open_files.py",
-        "if is_left_behind or is_another:",
-        "if is_left_behind:",
+        "if condition.identity != NO_FILE and (not file or condition.identity != _id(file)):",
+        "if False:",
         (
             "integration/test_storage_faults.py::test_a_process_that_begins_while_the_file_is_away_makes_none_in_its_place[another]",
         ),

@@ -257,6 +257,11 @@ BAD: list[tuple[str, Level, Callable[[Setup], object]]] = [
     ("storage.regular", E, lambda s: s.set(CHATPORT_DATABASE=f"sqlite:///{'x' * 300}")),
     ("storage.regular", E, lambda s: s.set(CHATPORT_DATABASE=f"sqlite:///{'x' * 220}")),
     ("storage.regular", E, lambda s: s.set(CHATPORT_DATABASE="sqlite:///self").loop()),
+    (
+        "storage.regular",
+        E,
+        lambda s: s.set(CHATPORT_DATABASE="sqlite:///away").file("away-wal", "acknowledged"),
+    ),
     ("storage.modes", E, lambda s: s.database.chmod(0o644)),
     ("storage.modes", E, lambda s: s.file("log.db-wal", "", 0o604)),
     ("storage.owner", E, lambda s: s.change(euid=s.around.euid + 1)),

@@ -34,6 +34,7 @@ from chatport.adapters import (
 from chatport.adapters.life_sign import LifeSign
 from chatport.adapters.peewee_store import MIN_FREE_BYTES, free_bytes
 from chatport.adapters.sqlite_database import ROOM_BYTES, SqliteFile
+from chatport.adapters.sqlite_inspection import SqliteInspection
 from chatport.domain.chat import ChatService
 from chatport.domain.errors import (
     ChatportError,
@@ -615,6 +616,45 @@ def test_a_process_that_begins_while_the_file_is_away_makes_none_in_its_place(
     away.rename(world.path)
     assert contents(world) == before
     assert world.ask("after").status_code == 200
+
+
+@pytest.fixture
+def left_behind(world: World, tmp_path: Path) -> Path:
+    """Return an empty file beside the -wal of one that was killed."""
+    assert world.ask("before").status_code == 200
+    path = tmp_path / "left" / world.path.name
+    path.parent.mkdir()
+    path.touch()
+    for end in ("-wal", "-shm"):
+        shutil.copy(world.beside(end), path.parent)
+    return path
+
+
+@pytest.mark.parametrize(
+    "use",
+    [
+        lambda path: look_through(path, 1.0),
+        lambda path: SqliteInspection(path).close(),
+        lambda path: PeeweeStore(path).check(),
+    ],
+    ids=["the start", "the doctor", "a store"],
+)
+def test_nobody_opens_an_empty_file_beside_what_was_written_last(
+    use: Callable[[Path], object], left_behind: Path
+) -> None:
+    with pytest.raises(StorageUnavailable):
+        use(left_behind)
+    assert left_behind.with_name(left_behind.name + "-wal").stat().st_size > 0
+    assert left_behind.stat().st_size == 0
+
+
+def test_a_new_file_that_is_emptied_is_lost_although_the_log_of_writes_has_all(
+    world: World,
+) -> None:
+    assert world.ask().status_code == 200
+    os.truncate(world.path, 0)
+    assert world.ask_in_each_way() == {(503, LOST)}
+    assert world.ready() == (503, LOST)
 
 
 def test_nonsense_that_is_read_where_a_file_was_lost_is_not_taken_for_damage(world: World) -> None:

@@ -208,7 +208,11 @@ def test_a_user_is_erased_in_steps_and_what_is_open_at_last(clock: NappingClock)
     fill(store, 1, user_id="bob", caller="other")
     begun = replace(store.search(LogQuery(limit=1))[0], id="open", caller="app", user_id="ada")
     store.begin(replace(begun, state=State.OPEN, finished_at=None, usage=None), HistoryBounds())
-    steps = list(Retention(store, clock).erase_user("app", "ada"))
+    retention = Retention(store, clock)
+    span = retention.span_of_user("app", "ada")
+    assert (span.after, span.until) == (0, 42)  # bob's stands between
+    steps = list(retention.erase_user("app", "ada"))
+    assert all(span.after < step.until <= span.until for step in steps)
     assert max(step.count for step in steps) == SMALLEST_STEP
     assert steps[-1].count == 1
     assert sum(step.count for step in steps) == 41
