@@ -49,12 +49,23 @@ from chatport.domain import (
 )
 from chatport.domain.errors import Refused
 from chatport.domain.rules import Rule, parse_budgets
+from torture import times
 
 THREADS = 64
 PROMPT = "x" * 40
 ALL_OF_IT = Usage(prompt_tokens=10, completion_tokens=90)
 LESS = Usage(prompt_tokens=10, completion_tokens=30)
 NOW = datetime(2026, 11, 23, 12, tzinfo=UTC)
+
+AGAIN = times(1, 25)
+"""How often the 20 rounds of two processes are played, and the others with them."""
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Play each round again and again before a release."""
+    if AGAIN > 1:
+        metafunc.fixturenames.append("again")
+        metafunc.parametrize("again", range(AGAIN))
 
 
 class StoppedClock(Clock):
@@ -214,7 +225,11 @@ class Player:
 
     def __init__(self) -> None:
         self._process = subprocess.Popen(
-            [sys.executable, __file__], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+            [sys.executable, "-m", "integration.test_budget_races"],
+            cwd=Path(__file__).parent.parent,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
         )
 
     def tell(self, line: str) -> None:
