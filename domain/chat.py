@@ -205,7 +205,6 @@ class ChatService:
     def _admission(self, request: ChatRequest) -> Admission:
         own = utf8_size(request.prompt)
         size, longest = own + self._system_bytes, self.max_output_tokens
-        bounded = longest is not None if request.relay is None else request.relay.bounded
         if request.relay is not None:
             size = len(request.relay.body) if request.relay.size is None else request.relay.size
             longest = request.relay.max_tokens or longest
@@ -213,7 +212,6 @@ class ChatService:
             own_bytes=own,
             context_bytes=size,
             output_tokens=longest or DEFAULT_OUTPUT_TOKENS,
-            bounded=bounded,
             prices=self._prices,
         )
         return Admission(self._limiter, request.caller, estimate)

@@ -18,14 +18,12 @@ class Estimate:
         own_bytes: UTF-8 bytes of the prompt alone.
         context_bytes: UTF-8 bytes of all that the model reads, but the history.
         output_tokens: The longest answer.
-        bounded: The provider was told so.
         prices: What tokens cost; None if nobody knows.
     """
 
     own_bytes: int
     context_bytes: int
     output_tokens: int = DEFAULT_OUTPUT_TOKENS
-    bounded: bool = False
     prices: PriceList | None = None
 
     def with_history(self, history: History) -> "Estimate":
@@ -40,8 +38,7 @@ class Estimate:
 
     def usage(self, reply: str, size: int = 0) -> Usage:
         """Return what the call has used if it has answered this, or so many bytes if more."""
-        tokens = estimated_tokens(max(utf8_size(reply), size))
-        return self._usage(min(tokens, self.output_tokens) if self.bounded else tokens)
+        return self._usage(estimated_tokens(max(utf8_size(reply), size)))
 
     def most(self) -> Usage:
         """Return the most that the call may use."""

@@ -40,7 +40,6 @@ class Relay:
         text: What is kept.
         size: How much the model reads, in UTF-8 bytes of text; None for that of the body.
         max_tokens: How long all answers together may get; None if nobody knows.
-        bounded: The provider is told so; else it is a guess.
     """
 
     model: str
@@ -48,7 +47,6 @@ class Relay:
     text: RequestText
     size: int | None = None
     max_tokens: int | None = None
-    bounded: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

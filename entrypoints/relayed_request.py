@@ -92,8 +92,7 @@ def read(body: bytes, pseudonym: Pseudonym, max_output_tokens: int | None = None
     if fields.stream and not wants_usage:
         changes["stream_options"] = _with_usage(asked)
     max_tokens = _max_tokens(asked.value)
-    bounded = max_tokens is not None or max_output_tokens is not None
-    if not bounded:
+    if max_tokens is None and max_output_tokens is None:
         max_tokens = _all(asked.value, DEFAULT_OUTPUT_TOKENS)
     elif max_output_tokens is not None and max_tokens is None:
         max_tokens = max_output_tokens
@@ -105,7 +104,6 @@ def read(body: bytes, pseudonym: Pseudonym, max_output_tokens: int | None = None
             text=_text(asked),
             size=_size(asked),
             max_tokens=max_tokens,
-            bounded=bounded,
         ),
         prompt=_said_last(asked.value["messages"][-1]),
         user_id=user_id,

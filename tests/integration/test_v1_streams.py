@@ -543,19 +543,6 @@ def test_a_picture_counts_as_one_in_a_prompt(wire: Wire, upstream: Upstream) -> 
     assert usage.completion_tokens == 2_500
 
 
-@pytest.mark.parametrize(
-    ("bound", "tokens"), [({"max_completion_tokens": 100}, 100), ({}, 5_000)], ids=["100", "none"]
-)
-def test_no_more_is_estimated_than_the_provider_was_asked_for(
-    bound: dict[str, Any], tokens: int, wire: Wire, upstream: Upstream
-) -> None:
-    upstream.plays(Answer(chunks(said("x" * 20_000), finished("stop"), DONE)))
-    assert wire.client.post(PATH, json={**STREAMED, **bound}).data
-    usage = wire.stored().usage
-    assert usage is not None
-    assert (usage.completion_tokens, usage.estimated) == (tokens, True)
-
-
 @pytest.mark.parametrize("end", [(finished("stop"), DONE), ()], ids=["done", "broken"])
 def test_what_comes_after_an_early_usage_is_added_to_it(
     end: tuple[bytes, ...], wire: Wire, upstream: Upstream
