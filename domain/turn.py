@@ -270,7 +270,7 @@ class Turn:
         self, state: State, reply: str, partial: Partial, error: ChatportError
     ) -> Usage | None:
         """Return what has arrived; of what may be billed unseen, the most; or else nothing."""
-        if reply or partial.answer or partial.usage:
+        if reply or partial.answer or partial.usage or partial.said_bytes:
             return self._used(partial.usage, reply, partial.said_bytes)
         billed = error.may_be_billed or state is State.INTERRUPTED
         return self._estimate.most() if billed else None

@@ -505,7 +505,7 @@ SAID: dict[str, tuple[dict[str, Any], ...]] = {
     "a tool call": ({"tool_calls": [CALL]},),
     "a refusal": ({"refusal": "x" * 40},),
     "thoughts twice": ({"reasoning": "x" * 40, "reasoning_details": [{"text": "x" * 40}]},),
-    "sound": ({"audio": {"id": "a", "data": "x" * 900, "transcript": "x" * 40}},),
+    "sound": ({"audio": {"id": "a", "data": "x" * 90, "transcript": "x" * 40}},),
     "two choices": ({"content": "x" * 20}, {"content": "é" * 10}),
 }
 
