@@ -8,6 +8,9 @@ INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 # The tests share the cores; whoever is done takes tests from the others.
 PYTEST := $(BIN)/pytest -n auto --dist worksteal
 
+# What is compiled once serves the many processes of the tests.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: run test torture check format bench fuzz guards lock sbom clean
 
 run: .venv/run

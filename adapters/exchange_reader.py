@@ -10,6 +10,7 @@ from playhouse.sqlite_ext import FTS5Model, SearchField
 from chatport.domain.model import Exchange, LogQuery, State
 from chatport.domain.relay import Once
 
+from .exchange_queries import exchange_queries
 from .exchange_table import ExchangeRow, bound, timestamp, to_exchange
 from .life_sign import LifeSign
 from .request_texts import RequestTexts
@@ -22,6 +23,7 @@ class ExchangeReader:
 
     def __init__(self, database: peewee.Database, life_sign: LifeSign) -> None:
         self._database = database
+        self._run = database.execute_sql
         self._life_sign = life_sign
         self._stored = bound(ExchangeRow, database)
         self._words = _word_index(database)
@@ -49,10 +51,13 @@ class ExchangeReader:
         return exchange
 
     def _with_key(self, caller: str, key: str) -> Row | None:
-        stored = self._stored
-        has_key = (stored.caller == caller) & (stored.idempotency_key == key)
-        found: Row | None = stored.select().where(has_key).dicts().first()
-        return found
+        with_key = exchange_queries().with_key
+        values = with_key.values({"caller": caller, "idempotency_key": key})
+        found = self._run(with_key.sql, values).fetchone()
+        if found is None:  # as before nearly every call that has a key
+            return None
+        row: Row = self._stored.select().where(self._stored.id == found[0]).dicts().get()
+        return row
 
     def _with_hash(self, caller: str, once: Once, now: datetime, since: datetime) -> Row | None:
         """Return the newest that is alive or else, of those since then, the one finished last."""

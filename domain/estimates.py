@@ -37,7 +37,10 @@ class Estimate:
         return estimated_tokens(self.context_bytes) + self.output_tokens
 
     def usage(self, reply: str, size: int = 0) -> Usage:
-        """Return what the call has used if it has answered this, or so many bytes if more."""
+        """Return what the call has used if it has answered this, or so many bytes if more.
+
+        It may be more than `output_tokens`: not every provider heeds a bound that it was told.
+        """
         return self._usage(estimated_tokens(max(utf8_size(reply), size)))
 
     def most(self) -> Usage:

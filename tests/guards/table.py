@@ -433,9 +433,9 @@ CALLERS = (
     ),
     Guard(
         "a caller uses the idempotency key of another",
-        "adapters/exchange_reader.py",
-        "has_key = (stored.caller == caller) & (stored.idempotency_key == key)",
-        "has_key = stored.idempotency_key == key",
+        "adapters/exchange_queries.py",
+        '(row.caller == hole("caller")) & (row.idempotency_key == hole("idempotency_key"))',
+        'row.idempotency_key == hole("idempotency_key")',
         ("contract/test_repeated_requests.py::test_another_callers_key_or_hash_is_never_found",),
     ),
     Guard(

@@ -543,6 +543,16 @@ def test_a_picture_counts_as_one_in_a_prompt(wire: Wire, upstream: Upstream) -> 
     assert usage.completion_tokens == 2_500
 
 
+def test_what_has_arrived_counts_in_full_where_the_provider_heeds_no_bound(
+    wire: Wire, upstream: Upstream
+) -> None:
+    upstream.plays(Answer(chunks(said("x" * 20_000), finished("stop"), DONE)))
+    assert wire.client.post(PATH, json={**STREAMED, "max_completion_tokens": 100}).data
+    usage = wire.stored().usage
+    assert usage is not None
+    assert (usage.completion_tokens, usage.estimated) == (5_000, True)
+
+
 @pytest.mark.parametrize("end", [(finished("stop"), DONE), ()], ids=["done", "broken"])
 def test_what_comes_after_an_early_usage_is_added_to_it(
     end: tuple[bytes, ...], wire: Wire, upstream: Upstream
