@@ -4,7 +4,6 @@ Each run is a fork of one process that has imported the libraries, but nothing o
 takes a second is done once.
 """
 
-import compileall
 import gc
 import multiprocessing
 import os
@@ -15,6 +14,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 
 import pytest
@@ -70,11 +70,11 @@ class Copy:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
+        self._seconds = count(1)
         self._forks = multiprocessing.get_context("forkserver")
         self._forks.set_forkserver_preload([*LIBRARIES])
         for part in (*LAYERS, "tests"):
             shutil.copytree(ROOT / part, folder / part)
-            compileall.compile_dir(folder / part, quiet=1)
         shutil.copy2(ROOT / "pyproject.toml", folder)
         links = folder / ".links" / "chatport"
         links.mkdir(parents=True)
@@ -102,7 +102,8 @@ class Copy:
         path = self._folder / guard.file
         code, seen = path.read_text(), path.stat()
         path.write_text(removed(guard, code))
-        os.utime(path, ns=(seen.st_atime_ns, seen.st_mtime_ns + 10**10))  # not what was compiled
+        own_second = seen.st_mtime_ns + next(self._seconds) * 10**9
+        os.utime(path, ns=(seen.st_atime_ns, own_second))  # by which what was compiled is known
         try:
             yield
         finally:
@@ -123,10 +124,7 @@ def _run(folder: Path, printed: Path, tests: list[str]) -> None:
     gc.freeze()  # pytest collects garbage at its end: but not that of the libraries
     links = str(folder / ".links")
     sys.path.insert(0, links)
-    sys.dont_write_bytecode = True  # what stands there is of the code with all its guards
-    os.environ.update(
-        PYTHONPATH=links, PYTHONDONTWRITEBYTECODE="1", PYTEST_DISABLE_PLUGIN_AUTOLOAD="1"
-    )
+    os.environ.update(PYTHONPATH=links, PYTEST_DISABLE_PLUGIN_AUTOLOAD="1")
     for name in [name for name in os.environ if name.startswith(("PYTEST_XDIST", "PYTEST_ADD"))]:
         del os.environ[name]
     os.chdir(folder)
