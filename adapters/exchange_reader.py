@@ -23,7 +23,7 @@ class ExchangeReader:
 
     def __init__(self, database: peewee.Database, life_sign: LifeSign) -> None:
         self._database = database
-        self._run = database.execute_sql
+        self._run: Any = database.execute_sql
         self._life_sign = life_sign
         self._stored = bound(ExchangeRow, database)
         self._words = _word_index(database)

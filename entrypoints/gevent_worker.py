@@ -3,6 +3,7 @@
 import json
 import logging
 import secrets
+import signal
 from contextlib import AbstractContextManager, nullcontext
 from http import HTTPStatus
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 from gevent import GreenletExit
 from gunicorn import util
 from gunicorn.app.base import BaseApplication
+from gunicorn.arbiter import Arbiter
 from gunicorn.glogging import Logger
 from gunicorn.http import errors
 from gunicorn.workers.base_async import AsyncWorker
@@ -52,6 +54,11 @@ class Worker(GeventWorker):  # type: ignore[misc]  # gunicorn has no types
         """Give up on the last streams before the master does, so that each gets its outcome."""
         self.cfg.set("graceful_timeout", self.cfg.graceful_timeout - KILL_SECONDS)
         super().init_process()
+
+    def init_signals(self) -> None:
+        """Heed signals from now on, also one that came while the process began."""
+        super().init_signals()
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, self.SIGNALS)
 
     def handle_quit(self, _sig: int, _frame: Any) -> None:
         """Stop as `handle_exit` does, but wait for nobody: Ctrl-C, SIGINT or SIGQUIT."""
@@ -100,6 +107,21 @@ class Worker(GeventWorker):  # type: ignore[misc]  # gunicorn has no types
             logger.info("the client left before it could be told of an error")
 
 
+class Master(Arbiter):  # type: ignore[misc]  # gunicorn has no types
+    """Starts workers, and starts them so that none misses a signal."""
+
+    def spawn_worker(self) -> Any:
+        """Fork with signals held back: until a worker has handlers, its master's would eat them.
+
+        It would go on, and take requests, until it is killed with them at the end of the grace.
+        """
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, self.SIGNALS)
+        try:
+            return super().spawn_worker()
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 class Server(BaseApplication):  # type: ignore[misc]  # gunicorn has no types
     """gunicorn around an application that is already there."""
 
@@ -116,6 +138,10 @@ class Server(BaseApplication):  # type: ignore[misc]  # gunicorn has no types
     def load(self) -> Any:
         """Return the application."""
         return self._app
+
+    def run(self) -> None:
+        """Serve until told to stop; this ends the process."""
+        Master(self).run()
 
 
 def _headers(req: Any, name: str) -> list[str]:

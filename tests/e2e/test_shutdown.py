@@ -1,14 +1,17 @@
 """SIGTERM while streams are open: each is told of it, each gets its outcome, and the exit is 0."""
 
 import json
+import os
 import signal
 import sqlite3
 import sys
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, suppress
 from itertools import count
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -26,9 +29,32 @@ IMPATIENT = (
 """The service as it is, but for how long it waits for streams."""
 
 
+HELD = """
+import os
+from pathlib import Path
+from time import sleep
+from gevent import monkey
+monkey.patch_all()
+from chatport.entrypoints.cli import main
+from chatport.entrypoints.gevent_worker import Worker
+
+def held(self, begin=Worker.init_process):
+    if self.age == 2:
+        Path("pid.new").write_text(str(os.getpid()))
+        Path("pid.new").rename("pid")
+        while not Path("told").exists():
+            sleep(0.01)
+    begin(self)
+
+Worker.init_process = held
+main()
+"""
+"""The service as it is, but its second worker begins only when there is a file `told`."""
+
 UNLIMITED = {"CHATPORT_USER_LIMIT": "", "CHATPORT_TOTAL_LIMIT": ""}
 RESTARTS = times(1, 10)
 CLIENTS = 8
+PATIENCE_SECONDS = 20
 
 
 @pytest.fixture
@@ -152,3 +178,26 @@ def test_a_rolling_restart_under_load_fails_no_request(serve: Callable[..., Any]
     with closing(sqlite3.connect(serving[0].folder / "chatport.db")) as database:
         states = Counter(state for (state,) in database.execute("SELECT state FROM exchange"))
     assert states == {"completed": outcomes[200]}
+
+
+def test_a_worker_that_has_just_begun_is_stopped_like_any_other(
+    serve: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(conftest, "CHATPORT", [sys.executable, "-c", HELD])
+    service = serve("--workers", "2")
+    worker = int(eventually((service.folder / "pid").read_text))
+    os.kill(worker, signal.SIGTERM)
+    (service.folder / "told").touch()
+    eventually(lambda: not Path(f"/proc/{worker}").exists())
+    assert service.stop() == 0
+
+
+def eventually(look: Callable[[], Any]) -> Any:
+    """Return what is seen as soon as there is something to see."""
+    patience = time.monotonic() + PATIENCE_SECONDS
+    while True:
+        with suppress(FileNotFoundError):
+            if seen := look():
+                return seen
+        assert time.monotonic() < patience
+        time.sleep(0.01)

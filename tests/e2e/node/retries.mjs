@@ -17,13 +17,12 @@ export default {
 
   async 'what fails again and again is asked twice by chatport itself'() {
     const counts = [];
-    while (counts.at(-1) !== 2 && counts.length < 9) { // others may be asked again just now
+    while (counts.at(-1) !== 2) { // as many as may be asked again at once may be others just now
       const prompt = `error 500 #node twice ${counts.length}`;
       const error = await refused(OpenAI.InternalServerError, once.chat.completions.create(ask(prompt)));
       assert.deepEqual([error.status, error.code], [502, 'upstream_error']);
       counts.push((await calls(prompt)).length);
     }
-    assert.equal(counts.at(-1), 2);
     assert.ok(counts.every((count) => count <= 2));
   },
 
