@@ -48,18 +48,24 @@ def dialed(
 def _connected(host: str, port: int, end: float) -> socket.socket:
     addresses = _addresses(host, port, _until(end))
     for left in range(len(addresses), 0, -1):
-        family, kind, protocol, _, address = addresses[-left]
-        connection = socket.socket(family, kind, protocol)
-        connection.settimeout(_until(end) / left)
         try:
-            connection.connect(address)
-        except OSError:
-            connection.close()
+            return _connection(addresses[-left], _until(end) / left)
+        except OSError:  # also where this machine knows no IPv6
             if left == 1:
                 raise
-        else:
-            return connection
     raise OSError("the host has no address")
+
+
+def _connection(address: Address, seconds: float) -> socket.socket:
+    family, kind, protocol, _, place = address
+    connection = socket.socket(family, kind, protocol)
+    connection.settimeout(seconds)
+    try:
+        connection.connect(place)
+    except BaseException:
+        connection.close()
+        raise
+    return connection
 
 
 def _addresses(host: str, port: int, seconds: float) -> Sequence[Address]:
@@ -94,7 +100,8 @@ def _look_up(place: tuple[int, str, int], lookup: "Future[Sequence[Address]]") -
         found: Sequence[Address] = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     except Exception as error:  # noqa: BLE001  # raised where it is waited for
         del _lookups[place]
-        lookup.set_exception(error)
+        no_name = isinstance(error, UnicodeError)  # by the rules of IDNA
+        lookup.set_exception(socket.gaierror(str(error)) if no_name else error)
     else:
         del _lookups[place]
         lookup.set_result(found)

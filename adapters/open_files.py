@@ -11,6 +11,12 @@ from .wal_index import Wal, WalIndex, WalIndexReader
 
 LOST = "FILE_LOST"
 NO_FILE = (0, 0)
+SHM_BYTES = 32_768
+"""By which -shm grows: sqlite.org/walformat.html, section 2.2."""
+
+NEW_SHM_BYTES = 3
+"""How long it is for a moment, while SQLite makes it: `unixLockSharedMemory` in its os_unix.c."""
+
 LOCKED_BYTE = 0x40000000
 """The page that holds it is never written: sqlite.org/fileformat2.html, section 1.6."""
 
@@ -26,31 +32,38 @@ class FileUnusable(peewee.OperationalError):
 def make_place(path: Path, condition: FileCondition) -> None:
     """Make the file if it is new; return if SQLite may open it.
 
-    Into another file SQLite moves what was written for the first.
+    Into another file SQLite moves what was written for the first; where its -shm was cut, and
+    another process has it open, it finds nothing of what stands in the -wal.
 
     Raises:
-        FileUnusable: The file is away, or another than the one that the server began with.
+        FileUnusable: The file is away, or another than the one that the server began with, or
+            its -shm was cut since.
     """
     refuse_left_behind(path)
     file = _stat_or_none(str(path))
-    if condition.identity != NO_FILE and (not file or condition.identity != _id(file)):
-        raise FileUnusable(LOST)
+    if condition.identity != NO_FILE:
+        if not file or condition.identity != _id(file):
+            raise FileUnusable(LOST)
+        shm = _stat_or_none(f"{os.path.realpath(path)}-shm")
+        if shm and shm.st_size % SHM_BYTES > NEW_SHM_BYTES:
+            condition.condemn(LOST)
+            raise FileUnusable(LOST)
     if file is None:
         path.touch(mode=0o600)  # what users say is nobody else's; -wal and -shm follow suit
 
 
 def refuse_left_behind(path: Path) -> None:
-    """Return unless there is a -wal without the database that it belongs to.
+    """Return unless there is a -wal, or a process's -shm, without the database that it belongs to.
 
     To an empty file SQLite knows no -wal: it deletes the one that stands there, with all that was
-    acknowledged.
+    acknowledged, and the -shm of whoever has the file still open.
 
     Raises:
         FileUnusable: There is.
     """
-    place = path.resolve()  # SQLite, too, puts the -wal beside what a link points to
-    file, wal = (_stat_or_none(f"{place}{end}") for end in ("", "-wal"))
-    if wal is not None and wal.st_size > 0 and not (file and file.st_size):
+    place = os.path.realpath(path)  # SQLite, too, puts the -wal beside what a link points to
+    file, wal, shm = (_stat_or_none(f"{place}{end}") for end in ("", "-wal", "-shm"))
+    if (shm or (wal and wal.st_size)) and not (file and file.st_size):
         raise FileUnusable(LOST)
 
 
@@ -69,8 +82,8 @@ class OpenFiles:
 
     def __init__(self, path: Path, condition: FileCondition) -> None:
         self._condition = condition
-        beside = path.resolve()  # SQLite, too, puts them beside what a link points to
-        wal, shm = (beside.with_name(beside.name + end) for end in ("-wal", "-shm"))
+        beside = os.path.realpath(path)  # SQLite, too, puts them beside what a link points to
+        wal, shm = (Path(beside + end) for end in ("-wal", "-shm"))
         self._path = str(path)  # a Path takes longer to look for
         self._known = {self._path: _stat(self._path)}
         for companion in (str(wal), str(shm)):

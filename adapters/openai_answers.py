@@ -1,6 +1,7 @@
 """Reading the answers of OpenAI's protocol: what a completion, a chunk and a model list say."""
 
 import json
+import re
 from collections.abc import Iterator, Sequence
 from functools import reduce
 from typing import Any
@@ -15,14 +16,25 @@ MAX_TOKENS = 2**31
 CUT_SHORT = ("length", "content_filter")
 """With these reasons nothing at all is an answer: all tokens went into thinking, or a filter."""
 
-LABELS = frozenset({"role", "type", "id", "index", "data"})
-"""Of a message and of what is in it: words that no model has said, and sound."""
+LABELS = frozenset({"role", "type", "id", "index"})
+"""Of a message and of what is in it: words that no model has said."""
 
 THOUGHTS = ("reasoning", "reasoning_content", "reasoning_details")
 """Some providers send the same thoughts under two of these names."""
 
+ARGUMENTS = ("arguments", "input")
+"""Of a tool: JSON, which some servers send as it is, and not as a text."""
+
+PICTURE = re.compile(r"data:image/[\w.+-]+;base64,[\w+/=\s-]*", re.ASCII)
 PICTURE_BYTES = 10_000
 """A picture counts as 2,500 tokens, as it does in a prompt."""
+
+SOUND_SHARE = 256
+"""Characters of sound in base64 for a byte of text: OpenAI counts a token, which is 4 bytes, for
+50 ms of it, and an MP3 of 128 kbit/s has 1,067 such characters in them."""
+
+PLACES = ("delta", "message", "text")
+"""Of what a choice says: of a chunk's, of an answer's, and of what older servers send as either."""
 
 HEARTBEAT = Delta()
 
@@ -55,14 +67,15 @@ def completion(
         error = UpstreamInvalidResponse(upstream_status=status, upstream_request_id=request_id)
         error.upstream_said = data.decode("utf-8", "replace")
         raise error
-    usage = _usage(answer.get("usage"))
+    said_bytes = _said_bytes(answer["choices"])
+    usage = _credible(_usage(answer.get("usage")), said=said_bytes > 0)
     return Completion(
         text=text,
         finish_reason=finish_reason,
         usage=usage,
         upstream_request_id=request_id,
         body=data if relayed else None,
-        said_bytes=0 if usage else _said_bytes(answer["choices"], "message"),
+        said_bytes=0 if usage else said_bytes,
     )
 
 
@@ -89,6 +102,7 @@ class StreamedAnswer:
     def __init__(self, *, relayed: bool) -> None:
         self._relayed = relayed
         self._said_something = relayed
+        self._said = False
         self._paid = False
         self._kept: object = None
         self._begun: set[object] = set()
@@ -126,26 +140,28 @@ class StreamedAnswer:
             return HEARTBEAT
         if not isinstance(chunk, dict):
             raise UpstreamInvalidResponse
+        usage = _usage(chunk.get("usage"))
+        said_bytes = _said_bytes(chunk.get("choices"))
+        self._said = self._said or said_bytes > 0
+        self._paid = self._paid or self._said or bool(usage and usage.completion_tokens)
         if _is_error(chunk):
             error = UpstreamError()
             error.may_be_billed = self._paid
             raise error
         choice = _first_choice(chunk)
         events = (payload,) if self._relayed else ()
-        usage = _usage(chunk.get("usage"))
+        usage = _credible(usage, said=self._said)
         if choice is None:
             return Delta(usage=usage, events=events)
-        said_bytes = _said_bytes(chunk["choices"], "delta")
-        self._paid = self._paid or said_bytes > 0
         return Delta(
-            text=self._said(choice),
+            text=self._text(choice),
             finish_reason=self._finish_reason(chunk["choices"]),
             usage=usage,
             events=events,
             said_bytes=0 if usage else said_bytes,
         )
 
-    def _said(self, choice: dict[str, Any]) -> str:
+    def _text(self, choice: dict[str, Any]) -> str:
         """Return the text of a choice's delta; of several choices, only the first is kept so."""
         text = _text(choice.get("delta"))
         self._said_something = self._said_something or text is not None
@@ -176,20 +192,36 @@ def _index(choice: dict[str, Any]) -> object:
     return 0 if index is None else index
 
 
-def _said_bytes(choices: list[Any], place: str) -> int:
+def _said_bytes(choices: object) -> int:
     """Return how much the choices say, in bytes of UTF-8: words, thoughts, calls of tools."""
-    return sum(_size(choice.get(place)) for choice in choices if isinstance(choice, dict))
+    if not isinstance(choices, list):
+        return 0
+    return sum(
+        next(filter(None, (_size(choice.get(place)) for place in PLACES)), 0)
+        for choice in choices
+        if isinstance(choice, dict)
+    )
 
 
-def _size(said: object) -> int:
+def _size(said: object, name: str = "") -> int:
+    """Return the size of what stands under a name."""
     if isinstance(said, str):
-        is_picture = said.startswith("data:image/")
+        is_picture = name == "url" and PICTURE.fullmatch(said)
         return PICTURE_BYTES if is_picture else len(said.encode("utf-8", "surrogatepass"))
+    if name in ARGUMENTS and said is not None:
+        return len(json.dumps(said, ensure_ascii=False).encode("utf-8", "surrogatepass"))
     if isinstance(said, dict):
-        sizes = {name: _size(value) for name, value in said.items() if name not in LABELS}
+        sizes = {name: _size(value, name) for name, value in said.items() if name not in LABELS}
         thoughts = max(sizes.pop(name, 0) for name in THOUGHTS)
+        if name == "audio":
+            sizes["data"] = -(-sizes.get("data", 0) // SOUND_SHARE)
         return thoughts + sum(sizes.values())
-    return sum(map(_size, said)) if isinstance(said, list) else 0
+    return sum(_size(each, name) for each in said) if isinstance(said, list) else 0
+
+
+def _credible(usage: Usage | None, *, said: bool) -> Usage | None:
+    """Return the counts, unless they are 0 for something that was said."""
+    return None if usage and said and not usage.completion_tokens else usage
 
 
 def _is_error(chunk: dict[str, Any]) -> bool:

@@ -31,6 +31,7 @@ from .upstream_transport import (
     UpstreamBody,
     UpstreamTransport,
 )
+from .upstream_words import id_of_call
 
 QUIET_SECONDS = 0.25
 """How long bytes may come that say nothing, before that counts as a silence."""
@@ -62,7 +63,7 @@ class OpenAIGateway(LLMGateway):
         relayed = request.body is not None
         with translated(self._key, relayed=relayed):
             response = self._client.send(_body(request, stream=False))
-            request_id = response.headers.get("x-request-id")
+            request_id = id_of_call(response.headers.get("x-request-id"), self._key)
             return completion(
                 response.content, request_id, relayed=relayed, status=response.status_code
             )
@@ -195,7 +196,7 @@ def _check_is_stream(response: httpx2.Response) -> None:
 def _deltas(response: httpx2.Response, answer: StreamedAnswer, key: str) -> Iterator[Delta]:
     """Yield the pieces of a streamed answer: for all events that arrive together, one piece."""
     with translated(key):
-        if request_id := response.headers.get("x-request-id"):
+        if request_id := id_of_call(response.headers.get("x-request-id"), key):
             yield Delta(upstream_request_id=request_id)
         for payloads in _arrivals(response):
             yield from answer.read(payloads)

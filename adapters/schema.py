@@ -22,10 +22,19 @@ FOREIGN = "The database file belongs to another program; name another file."
 
 def migrate(database: peewee.Database, path: Path) -> None:
     """Apply the migrations that the file lacks, one process at a time."""
-    with FileLock(path.with_name(f"{path.name}.lock")):
+    place = os.path.realpath(path)  # all who mean the same file wait for each other
+    with FileLock(f"{place}.lock") as lock:
+        _give_to_owner(lock.lock_file, place)
         runner = Runner(database, str(MIGRATIONS))
         if any(migration.applied is None for migration in runner.status()):
             runner.up()
+
+
+def _give_to_owner(lock: str, database: str) -> None:
+    """Let the owner of the file have its lock, as SQLite does with -wal, where root has made it."""
+    if hasattr(os, "geteuid") and os.geteuid() == 0:
+        owner = os.stat(database)  # noqa: PTH116  # as its other names are
+        os.chown(lock, owner.st_uid, owner.st_gid)
 
 
 def refuse_newer(path: Path) -> None:
@@ -69,7 +78,7 @@ def _untouched(path: Path) -> tuple[list[Any], set[str]]:
     into the file, unless it can only read. What remains: where that log has no -shm beside it,
     SQLite makes one, which holds nothing that is not in the log.
     """
-    place = path.resolve()  # SQLite, too, looks for -wal beside what a link points to
+    place = Path(os.path.realpath(path))  # SQLite, too, looks for -wal beside what a link names
     wal, index = (place.with_name(place.name + end) for end in ("-wal", "-shm"))
     if wal.exists() and wal.stat().st_size:
         mode = "mode=ro&readonly_shm=1" if index.exists() else "mode=ro"

@@ -34,7 +34,7 @@ from chatport.domain.errors import (
 )
 
 from .upstream_connection import HungUp
-from .upstream_words import passed_on, quoted
+from .upstream_words import id_of_call, passed_on, quoted
 
 logger = logging.getLogger(__name__)
 
@@ -117,6 +117,7 @@ class translated:  # noqa: N801  # it is used as a function that makes a block
             if self._relayed:
                 fault.passed_on = passed_on(error.status_code, error.response.content, self._key)
         fault.upstream_said = quoted(fault.upstream_said, self._key)
+        fault.upstream_request_id = id_of_call(fault.upstream_request_id, self._key)
         del error, _
         try:
             raise fault.with_traceback(None) from None

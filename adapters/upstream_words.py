@@ -24,6 +24,15 @@ UNEXPLAINED = "The provider refused the request, and did not say why."
 KEY_SIGNS = "_-.*+/=\\%"
 """In keys, beside letters and digits, however they are written."""
 
+CODED = re.compile(
+    r"\\u00([0-9a-f]{2})|\\x([0-9a-f]{2})|%([0-9a-f]{2})|&#x0*([0-9a-f]{2});|&#0*([0-9]{2,3});",
+    re.IGNORECASE,
+)
+"""An ASCII character as JSON, Python, a URL or HTML may write it."""
+
+SHORTEST_KEY = 8
+"""Letters and digits of a key that is looked for; fewer are a word, as where none is needed."""
+
 LONGEST_WORDS = 4_000
 """Characters of a message that is passed on. OpenAI's longest known have some hundreds."""
 
@@ -48,6 +57,11 @@ def quoted(said: str, key: str) -> str:
         return Unshown(words)
     digest = hashlib.sha256(said.encode("utf-8", "replace")).hexdigest()
     return Unshown(f"{words[:KEPT]}... sha256:{digest}")
+
+
+def id_of_call(name: str | None, key: str) -> str | None:
+    """Return the provider's own id of a call, unless it holds a key."""
+    return name if name is not None and _masked(name, key) == name else None
 
 
 def passed_on(status: int, body: bytes, key: str) -> bytes | None:
@@ -92,9 +106,32 @@ def _masked(word: object, key: str) -> str | None:
         while end and (said[end - 1].isalnum() or said[end - 1] in KEY_SIGNS):
             end -= 1
         said = said[:end]
-    if key:
+    letters = _letters(key)
+    if len(letters) >= SHORTEST_KEY:
         said = _spelled(key).sub("***", said)
-    return KEY_LIKE.sub("***", said)
+    said = KEY_LIKE.sub("***", said)
+    return "***" if _hides_key(said, letters) else said
+
+
+def _hides_key(said: str, letters: str) -> bool:
+    """Return whether a key is left that is written in codes, or with something in between.
+
+    That is what a text in UTF-16 looks like, too.
+    """
+    decoded = CODED.sub(_character, said)
+    shown = "".join(each for each in decoded if each.isascii() and each.isprintable())
+    return bool(KEY_LIKE.search(shown)) or (
+        len(letters) >= SHORTEST_KEY and letters in _letters(shown)
+    )
+
+
+def _character(code: re.Match[str]) -> str:
+    *hexadecimal, decimal = code.groups()
+    return chr(int(decimal) if decimal else int("".join(filter(None, hexadecimal)), 16))
+
+
+def _letters(text: str) -> str:
+    return "".join(filter(str.isalnum, text)).lower()
 
 
 @lru_cache(maxsize=8)

@@ -4,6 +4,7 @@ import hashlib
 import hmac
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from datetime import timedelta
 from functools import partial
 
@@ -12,7 +13,7 @@ from .errors import ChatportError, InvalidField, ModelNotAllowed, Refused
 from .estimates import DEFAULT_OUTPUT_TOKENS, Estimate
 from .history import History, HistoryBounds, utf8_size
 from .limits import RateLimiter
-from .model import ChatRequest, CompletionRequest, Exchange, Message, check_user_id
+from .model import ChatRequest, CompletionRequest, Exchange, Message, always, check_user_id
 from .models import ModelCatalog
 from .ports import Clock, ConversationStore, LLMGateway, NewId, PriceList
 from .repeats import Repeats, attempts_of, error_of
@@ -108,7 +109,8 @@ class ChatService:
             return _again(earlier)
         turn = self._open(request, earlier)
         with turn.failing():
-            completion = self._gateway.complete(turn.call)
+            call = replace(turn.call, still_wanted=always)  # it is kept, whoever left
+            completion = self._gateway.complete(call)
         return turn.complete(completion)
 
     def stream(self, request: ChatRequest) -> ChatStream:

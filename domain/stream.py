@@ -22,7 +22,7 @@ class ChatStream(ABC):
 
     When iteration ends by itself, the outcome has been committed and `reply` is there. An error
     is committed before it is raised. `close()` before either is the client leaving. An empty
-    piece is a heartbeat. For one thread at a time.
+    piece is a heartbeat, or a thought. For one thread at a time.
 
     Attributes:
         exchange_id: The exchange that holds the answer.
@@ -46,7 +46,7 @@ class ChatStream(ABC):
             delta = self.next_delta()
             if delta is None:
                 raise StopIteration
-            if delta.text or delta == HEARTBEAT:
+            if delta.text or delta.said_bytes or delta == HEARTBEAT:
                 return delta.text
 
     @abstractmethod

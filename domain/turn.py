@@ -164,8 +164,9 @@ class Turn:
         """
         error.allowances = self.allowances  # type: ignore[attr-defined]  # any exception can carry it
         error.exchange_id = self.exchange_id  # type: ignore[attr-defined]  # as above
+        attempts = max(getattr(error, "attempts", 1), partial.attempts)
         if isinstance(error, CallerGone):
-            self.cancel(partial)
+            self.cancel(replace(partial, attempts=attempts))
             return
         state = State.FAILED if isinstance(error, Exception) else State.INTERRUPTED
         facts = error if isinstance(error, ChatportError) else ChatportError()
@@ -178,7 +179,7 @@ class Turn:
             final=facts.may_be_billed,
             sanitized=text != partial.text,
             error_code=facts.code if state is State.FAILED else "server_shutdown",
-            attempts=max(facts.attempts, partial.attempts),
+            attempts=attempts,
             upstream_status=facts.upstream_status,
             upstream_request_id=_label(facts.upstream_request_id or partial.upstream_request_id),
             upstream_said=storable(facts.upstream_said) or None,

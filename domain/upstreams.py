@@ -173,8 +173,7 @@ class Upstreams(LLMGateway):
         try:
             return ask(upstream.gateway, replace(attempts.request, within_seconds=left))
         except BaseException as error:
-            if isinstance(error, ChatportError):
-                error.attempts = attempts.count
+            error.attempts = attempts.count  # type: ignore[attr-defined]  # any exception can carry it
             _note(error, call)
             raise
 

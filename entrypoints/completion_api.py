@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 from flask import Blueprint, Response, g, json, request
 
 from chatport.domain.chat import ChatService
-from chatport.domain.model import ChatRequest
+from chatport.domain.model import ChatRequest, Delta
 from chatport.domain.stream import ChatStream
 
 from . import sse
@@ -59,10 +59,10 @@ def _streamed(stream: ChatStream, still_wanted: Callable[[], bool]) -> Response:
 
 def _events(stream: ChatStream, still_wanted: Callable[[], bool]) -> Iterator[bytes]:
     """Yield the stream's events; the last is `done`, unless the client has left."""
-    for text in stream:
-        if not text and not still_wanted():
-            return
-        yield sse.event("delta", {"text": text}) if text else sse.HEARTBEAT
-    reply = stream.reply
-    assert reply is not None, "a stream that ends has its reply"
-    yield sse.event("done", {"user_id": reply.user_id, "completion": reply.text})
+    yield from sse.pieces(stream, _shown, still_wanted)
+    if reply := stream.reply:
+        yield sse.event("done", {"user_id": reply.user_id, "completion": reply.text})
+
+
+def _shown(delta: Delta) -> bytes:
+    return sse.event("delta", {"text": delta.text}) if delta.text else b""

@@ -150,6 +150,11 @@ class Installation:
         beside = [self.file.with_name(self.file.name + end) for end in ("-wal", "-shm")]
         return [self.file, *(path for path in beside if path.exists())]
 
+    @property
+    def lock(self) -> Path:
+        """Return what whoever opens the database locks meanwhile; it need not exist."""
+        return self.file.with_name(f"{self.file.name}.lock")
+
     @cached_property
     def inspection(self) -> "SqliteInspection":
         """Return the database, opened so that nothing can change."""

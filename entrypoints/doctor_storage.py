@@ -95,7 +95,8 @@ def modes(installation: Installation) -> Finding:
 def owner(installation: Installation) -> Finding:
     """Look whose the file is."""
     euid = installation.around.euid
-    foreign = [path for path in installation.files if path.stat().st_uid != euid]
+    files = [*installation.files, installation.lock]
+    foreign = [path for path in files if path.exists() and path.stat().st_uid != euid]
     if foreign:
         names = " ".join(map(str, foreign))
         return error(f"another user owns {names}", f"chown {euid} {names}")

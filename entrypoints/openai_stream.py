@@ -7,8 +7,8 @@ import json
 from collections.abc import Callable, Iterator
 from json import JSONDecoder
 
-from chatport.domain.model import always
-from chatport.domain.stream import HEARTBEAT, ChatStream
+from chatport.domain.model import Delta, always
+from chatport.domain.stream import ChatStream
 
 from . import sse
 from .faults import Fault, openai_body
@@ -26,15 +26,13 @@ def events(
     stream: ChatStream, *, wants_usage: bool, still_wanted: Callable[[], bool] = always
 ) -> Iterator[bytes]:
     """Yield the stream's events; the last is `[DONE]`, unless the client has left."""
-    while (delta := stream.next_delta()) is not None:
-        chunks = [chunk(data, wants_usage=wants_usage) for data in delta.events]
-        if shown := b"".join(chunks):
-            yield shown
-        elif delta == HEARTBEAT:
-            if not still_wanted():
-                return
-            yield sse.HEARTBEAT
-    yield DONE
+
+    def shown(delta: Delta) -> bytes:
+        return b"".join([chunk(data, wants_usage=wants_usage) for data in delta.events])
+
+    yield from sse.pieces(stream, shown, still_wanted)
+    if stream.reply is not None:
+        yield DONE
 
 
 def error_event(fault: Fault) -> bytes:

@@ -2,11 +2,14 @@
 
 import json
 import logging
+import time
 from collections.abc import Callable, Iterator
 
 from flask import Response, g
 
 from chatport.domain.errors import ChatportError
+from chatport.domain.model import Delta
+from chatport.domain.stream import HEARTBEAT as SILENCE
 from chatport.domain.stream import ChatStream
 
 from .access_log import AccessLine
@@ -20,9 +23,32 @@ HEARTBEAT = b": ping\n\n"
 """A comment. A server notices that the client has left only when it writes."""
 
 
+QUIET_SECONDS = 2.0
+"""How long pieces may come that the client is not shown, such as thoughts, before a heartbeat."""
+
+
 def event(name: str, data: dict[str, object]) -> bytes:
     """Return an event. ASCII, since a piece may hold half of a surrogate pair."""
     return f"event: {name}\ndata: {json.dumps(data)}\n\n".encode("ascii")
+
+
+def pieces(
+    stream: ChatStream, shown: Callable[[Delta], bytes], still_wanted: Callable[[], bool]
+) -> Iterator[bytes]:
+    """Yield what the client is shown of each piece, and a heartbeat where that is nothing.
+
+    Ends when the stream does, which has its `reply` then, or when nobody wants it any more.
+    """
+    quiet_since = time.monotonic()
+    while (delta := stream.next_delta()) is not None:
+        data = shown(delta)
+        if not data:
+            if delta != SILENCE and time.monotonic() - quiet_since < QUIET_SECONDS:
+                continue
+            if not still_wanted():
+                return
+        yield data or HEARTBEAT
+        quiet_since = time.monotonic()
 
 
 def answer(

@@ -384,6 +384,11 @@ def test_each_check_sees_what_is_bad_and_says_what_to_do(
     assert "could not be checked" not in finding.found
 
 
+def test_the_lock_beside_the_database_must_be_its_owners_too(setup: Setup) -> None:
+    setup.change(euid=setup.around.euid + 1)
+    assert f"{setup.database}.lock" in setup.findings()["storage.owner"].found
+
+
 def test_every_check_is_proven_by_a_bad_installation() -> None:
     ids = [check.id for check in CHECKS]
     assert len(ids) == len(set(ids))

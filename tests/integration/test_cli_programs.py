@@ -387,6 +387,15 @@ def test_a_pipe_or_a_device_in_place_of_the_file_is_exit_code_3(
     assert [each.name for each in folder.iterdir()] == ["pipe"]
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="links need a permission there")
+@pytest.mark.parametrize("arguments", [COMMANDS[2], COMMANDS[3]], ids=" ".join)
+def test_a_link_that_leads_to_itself_is_exit_code_3(folder: Path, arguments: list[str]) -> None:
+    (folder / "loop").symlink_to("loop")
+    done = run(*arguments, typed="Hello\n", CHATPORT_DATABASE="sqlite:///loop")
+    assert (done.returncode, done.stdout) == (3, "")
+    assert "Traceback" not in done.stderr
+
+
 def digests(folder: Path) -> dict[str, str]:
     return {path.name: digest(path) for path in folder.iterdir()}
 

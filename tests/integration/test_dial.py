@@ -115,6 +115,23 @@ def test_a_process_that_is_forked_during_a_lookup_looks_by_itself(
     assert forked.exitcode == 0
 
 
+@pytest.mark.parametrize("host", [f"{'a' * 70}.invalid", "a..b.invalid"])
+def test_what_cannot_be_a_name_is_not_found(host: str) -> None:
+    with pytest.raises(socket.gaierror):
+        dialed(host, 1, 5, None)
+
+
+def test_where_the_machine_knows_no_ipv6_the_next_address_is_asked(
+    port: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    four: list[Any] = [socket.AF_INET, socket.SOCK_STREAM, 0, "", ("127.0.0.1", port)]
+    unknown = [999, *four[1:]]
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: [unknown, four])
+    with contextlib.closing(dialed(HOST, port, 5, None)) as connection:
+        assert isinstance(connection, socket.socket)
+        assert connection.getpeername() == ("127.0.0.1", port)
+
+
 @pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
 def test_an_address_is_not_looked_up(host: str, resolver: Resolver) -> None:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET

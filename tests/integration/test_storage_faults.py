@@ -31,7 +31,9 @@ from chatport.adapters import (
     random_id,
     sqlite_faults,
 )
+from chatport.adapters.file_condition import FileCondition
 from chatport.adapters.life_sign import LifeSign
+from chatport.adapters.open_files import FileUnusable, make_place
 from chatport.adapters.peewee_store import MIN_FREE_BYTES, free_bytes
 from chatport.adapters.sqlite_database import ROOM_BYTES, SqliteFile
 from chatport.adapters.sqlite_inspection import SqliteInspection
@@ -679,18 +681,39 @@ def test_a_process_that_locks_by_another_file_stops_them_all(world: World) -> No
     assert world.ask_in_each_way() == {(503, LOST)}
 
 
+@pytest.mark.parametrize("empty", [False, True], ids=["-wal", "empty -wal"])
 def test_a_start_while_the_file_is_away_leaves_what_was_written_last(
-    world: World, tmp_path: Path
+    world: World, tmp_path: Path, *, empty: bool
 ) -> None:
     assert world.ask("before").status_code == 200
+    if empty:
+        other_process(world, "PRAGMA wal_checkpoint(TRUNCATE)")
     away = world.path.rename(tmp_path / "away")
     for new in (lambda: None, world.path.touch):
         new()
         with closing(PeeweeStore(world.path)) as store, pytest.raises(StorageLost):
             store.search(LogQuery())
-        assert world.beside("-wal").stat().st_size > 0
+        assert (world.beside("-wal").stat().st_size == 0) == empty
     away.rename(world.path)
     assert world.ask("after").status_code == 200
+
+
+def test_a_worker_that_begins_beside_a_shm_that_was_cut_stops_them_all(
+    world: World, tmp_path: Path
+) -> None:
+    assert world.ask("before").status_code == 200
+    (tmp_path / "copy").mkdir()
+    for end in ("", "-wal", "-shm"):
+        shutil.copy(f"{world.path}{end}", tmp_path / "copy")
+    path = tmp_path / "copy" / world.path.name
+    os.truncate(f"{path}-shm", 4096)
+    condition = FileCondition()
+    condition.identity = path.stat().st_dev, path.stat().st_ino
+    with pytest.raises(FileUnusable):
+        make_place(path, condition)
+    assert condition.fault == "FILE_LOST"
+    with closing(PeeweeStore(path)) as store:  # nobody else has it open, and SQLite makes another
+        assert [each.prompt for each in store.search(LogQuery())] == ["before"]
 
 
 def test_a_file_that_was_cut_before_it_was_opened_is_not_written_to(

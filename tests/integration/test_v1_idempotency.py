@@ -330,6 +330,36 @@ def test_an_error_event_before_the_first_word_of_a_stream_is_tried_again(
     assert (stored.attempts, stored.reply, len(stored.answer)) == (2, "Hello", 4)
 
 
+def of_delta(**delta: Any) -> bytes:
+    return event({"choices": [{"index": 0, "delta": delta, "finish_reason": None}]})
+
+
+BROKE = {"error": {"message": "Oops"}}
+COUNTED = {"usage": {"prompt_tokens": 5, "completion_tokens": 500}}
+UNSEEN = {
+    "counts": event({"choices": [], **COUNTED}) + event(BROKE),
+    "counts in the error": event({**BROKE, **COUNTED}),
+    "words in the error": event({**BROKE, "choices": [{"index": 0, "delta": {"content": "Hi"}}]}),
+    "sealed thoughts": of_delta(reasoning_details=[{"data": "c2VhbGVk"}]) + event(BROKE),
+    "sound": of_delta(audio={"id": "a", "data": "c291bmQ="}) + event(BROKE),
+    "a call that is no text": of_delta(tool_calls=[{"function": {"arguments": {}}}]) + event(BROKE),
+    "a whole message": event({"choices": [{"index": 0, "message": {"content": "Hi"}}]})
+    + event(BROKE),
+}
+
+
+@pytest.mark.parametrize("events", UNSEEN.values(), ids=UNSEEN)
+def test_an_error_event_after_work_that_nobody_reads_is_final(
+    events: bytes, wire: Wire, upstream: Upstream
+) -> None:
+    upstream.plays(Answer(chunks(events)))
+    first, second = (wire.ask(STREAMED, Idempotency_Key="k") for _ in range(2))
+    assert b"upstream_error" in first.data
+    assert b"upstream_error" in second.data
+    assert len(upstream.received) == 1
+    assert wire.stored().usage is not None
+
+
 def test_a_stream_that_its_client_left_is_tried_again(wire: Wire, upstream: Upstream) -> None:
     upstream.plays(Answer(SAID, drip=chunk(said("x"))), good(STREAMED))
     left = wire.begin(STREAMED, Idempotency_Key="k")

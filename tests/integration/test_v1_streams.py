@@ -505,7 +505,15 @@ SAID: dict[str, tuple[dict[str, Any], ...]] = {
     "a tool call": ({"tool_calls": [CALL]},),
     "a refusal": ({"refusal": "x" * 40},),
     "thoughts twice": ({"reasoning": "x" * 40, "reasoning_details": [{"text": "x" * 40}]},),
-    "sound": ({"audio": {"id": "a", "data": "x" * 90, "transcript": "x" * 40}},),
+    "sound": ({"audio": {"id": "a", "data": "x" * 90, "transcript": "x" * 39}},),
+    "sealed thoughts": (
+        {"reasoning_details": [{"type": "reasoning.encrypted", "data": "x" * 40}]},
+    ),
+    "a call that is no text": ({"tool_calls": [{"function": {"arguments": {"n": [1] * 11}}}]},),
+    "words about a picture": ({"content": "data:image/png;base64," + "x" * 18},),
+    "a link that is no picture": (
+        {"images": [{"image_url": {"url": "data:image/" + "x " * 14 + "x"}}]},
+    ),
     "two choices": ({"content": "x" * 20}, {"content": "é" * 10}),
 }
 

@@ -103,6 +103,40 @@ def test_no_key_in_another_spelling(echo: str) -> None:
     assert words.startswith(("Invalid key ***; moon", "Invalid key Authorization: ***; moon"))
 
 
+@pytest.mark.parametrize(
+    "echo",
+    [
+        f'{{"message": "{KEY}"}}'.encode("utf-16").decode("utf-8", "replace"),
+        f'{{"message": "{KEY}"}}'.encode("utf-16-be").decode("utf-8", "replace"),
+        "".join(f"\\u00{ord(each):02x}" for each in KEY),
+        "".join(f"%{ord(each):02X}" for each in KEY),
+        "".join(f"&#{ord(each)};" for each in KEY),
+        "".join(f"&#x{ord(each):x};" for each in KEY),
+        KEY[:5] + "\n" + KEY[5:12] + "\u200b" + KEY[12:],
+        "".join(f"\\x{ord(each):02x}" for each in "gsk-another1234key"),
+    ],
+    ids=["UTF-16", "UTF-16 BE", "JSON", "URL", "HTML", "HTML hex", "broken", "another"],
+)
+def test_nothing_where_a_key_is_written_in_codes_or_in_pieces(echo: str) -> None:
+    assert quoted(f"Invalid key {echo}; moon", KEY) == "***"
+
+
+def test_a_key_that_is_a_word_hides_nothing() -> None:
+    said = "messages must not be EMPTY, nor max_tokens"
+    for key in ("EMPTY", "x", "to-kens"):
+        assert quoted(said, key) == said
+
+
+@WAYS
+@pytest.mark.parametrize("status", ["200 OK", "401 No", "302 Found"])
+def test_no_key_in_the_id_of_a_call(
+    status: str, path: str, body: Any, wire: Wire, upstream: Upstream
+) -> None:
+    upstream.plays(Answer(http(status, WORDS.encode(), f"X-Request-Id: {KEY}")))
+    wire.ask(body, path)
+    assert wire.stored().upstream_request_id is None
+
+
 def test_the_beginning_of_a_long_text_without_blanks() -> None:
     said = '{"error":{"message":"moon","input":[' + "0," * 3_000
     assert quoted(said, KEY).startswith(said[:200] + "... sha256:")

@@ -1,4 +1,4 @@
-"""How many tokens of the prompt were cached, as a provider may or may not say it."""
+"""The counts of tokens, as a provider may or may not say them."""
 
 import json
 from typing import Any
@@ -63,3 +63,18 @@ def test_no_details_break_an_answer(details: Any) -> None:
     usage = told(counted(details))
     assert usage is not None
     assert 0 <= usage.cached_tokens <= 100
+
+
+@pytest.mark.parametrize("relayed", [True, False])
+def test_no_tokens_for_many_words_are_not_believed(relayed: bool) -> None:
+    nothing = {"prompt_tokens": 0, "completion_tokens": 0}
+    choice: dict[str, Any] = {"index": 0, "finish_reason": "stop", "message": {"content": "Hello"}}
+    whole = completion(
+        json.dumps({"choices": [choice], "usage": nothing}).encode(), None, relayed=relayed
+    )
+    assert (whole.usage, whole.said_bytes) == (None, 5)
+    choice["delta"] = choice.pop("message")
+    answer = StreamedAnswer(relayed=relayed)
+    [said] = answer.read([json.dumps({"choices": [choice]}).encode()])
+    [counted] = answer.read([json.dumps({"choices": [], "usage": nothing}).encode()])
+    assert (said.said_bytes, counted.usage) == (5, None)

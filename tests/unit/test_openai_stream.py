@@ -9,9 +9,11 @@ from hypothesis import strategies as st
 
 from chatport.adapters import Script, ScriptedGateway
 from chatport.domain.errors import UpstreamDisconnected
-from chatport.domain.model import ChatRequest, Delta
+from chatport.domain.model import ChatRequest, Delta, Usage
 from chatport.domain.relay import Relay, RequestText
 from chatport.domain.stream import ChatStream
+from chatport.domain.turn import Reply
+from chatport.entrypoints import sse
 from chatport.entrypoints.access_log import AccessLine
 from chatport.entrypoints.openai_stream import chunk, error_event, events
 from chatport.entrypoints.sse import with_error
@@ -24,6 +26,8 @@ PATIENT = settings(deadline=None)
 SAYS = b'{"choices":[{"index":0,"delta":{"content":"Hi"},"finish_reason":null}]}'
 STOPS = b'{"choices":[{"index":0,"delta":{},"finish_reason":"stop"}]}'
 COUNTS = b'{"choices":[],"usage":{"prompt_tokens":9,"completion_tokens":2}}'
+USAGE = Usage(prompt_tokens=0, completion_tokens=0)
+REPLY = Reply(exchange_id="x", user_id="x", text="", finish_reason="stop", usage=USAGE)
 RELAY = Relay(model="m", body=b"{}", text=RequestText(messages=["{}"], parameters="{}"))
 
 
@@ -35,7 +39,10 @@ class Silence(ChatStream):
         self._deltas = iter(deltas)
 
     def next_delta(self) -> Delta | None:
-        return next(self._deltas, None)
+        delta = next(self._deltas, None)
+        if delta is None:
+            self.reply = REPLY
+        return delta
 
     def close(self) -> None:
         return
@@ -238,3 +245,19 @@ def test_what_is_not_shown_is_no_empty_event() -> None:
     hidden = Silence(Delta(upstream_request_id="req_7"), Delta(events=(COUNTS,)))
     told = list(events(hidden, wants_usage=False))
     assert told == [b"data: [DONE]\n\n"]
+
+
+@pytest.mark.parametrize("hidden", [Delta(said_bytes=9), Delta(usage=USAGE, events=(COUNTS,))])
+def test_who_is_shown_nothing_for_long_gets_a_heartbeat(
+    hidden: Delta, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sse, "QUIET_SECONDS", 0)
+    told = list(events(Silence(hidden, hidden), wants_usage=False))
+    assert told == [b": ping\n\n", b": ping\n\n", b"data: [DONE]\n\n"]
+
+
+def test_who_leaves_while_nothing_is_shown_is_missed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sse, "QUIET_SECONDS", 0)
+    thoughts = Silence(Delta(said_bytes=9), Delta(events=(SAYS,)))
+    assert list(events(thoughts, wants_usage=False, still_wanted=lambda: False)) == []
+    assert thoughts.next_delta() is not None

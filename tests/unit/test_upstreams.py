@@ -10,6 +10,7 @@ import pytest
 from chatport.adapters import MemoryStore, Script, ScriptedGateway
 from chatport.domain import ChatRequest, CompletionRequest, Delta, Upstream, Upstreams
 from chatport.domain.errors import (
+    CallerGone,
     ChatportError,
     ContentFiltered,
     UpstreamAuthFailed,
@@ -354,6 +355,14 @@ def test_whoever_leaves_during_the_wait_is_not_worth_a_second_attempt(clock: Fak
     assert len(gateway.calls) == 1
 
 
+def test_an_answer_that_is_kept_is_worth_a_second_attempt_whoever_has_left(
+    make_service: MakeService, clock: FakeClock
+) -> None:
+    service = make_service(upstreams(clock, failing(UpstreamUnreachable(), "fine")))
+    left = ChatRequest(user_id="ada", prompt="Hello", still_wanted=lambda: False)
+    assert service.reply(left).text == "fine"
+
+
 class Meeting(FakeClock):
     """The first three that wait for a second attempt wait until a test lets go."""
 
@@ -438,6 +447,20 @@ def test_the_log_says_how_often_the_provider_was_called(outcomes: Any, clock: Fa
 def test_the_log_counts_the_attempts_of_a_failure(outcomes: Any, clock: FakeClock) -> None:
     failed = ("failed", "upstream_unreachable", 2)
     assert outcomes(upstreams(clock, failing(UpstreamUnreachable()))) == failed
+
+
+@pytest.mark.parametrize(
+    ("end", "state"), [(CallerGone(), "cancelled"), (SystemExit(), "interrupted")]
+)
+def test_the_log_counts_both_attempts_of_a_call_that_nobody_waits_for(
+    outcomes: Any, clock: FakeClock, store: MemoryStore, end: BaseException, state: str
+) -> None:
+    gateway = ScriptedGateway(Script(raises=UpstreamUnreachable()), Script(raises=end))
+    with suppress(SystemExit):
+        outcomes(upstreams(clock, gateway))
+    exchange = store.find("one")
+    assert exchange is not None
+    assert (exchange.state, exchange.attempts) == (state, 2)
 
 
 def test_the_log_counts_no_attempt_while_the_provider_is_left_alone(
