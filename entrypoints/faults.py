@@ -144,7 +144,10 @@ def _of_edge(error: BaseException) -> Fault | None:
     if type(error).__module__ == "gunicorn.http.errors":  # a chunk that is none
         return _fault(400, "bad_request", "The request is not valid HTTP.")
     if not isinstance(error, Exception):
-        return _fault(503, "server_shutdown", "The server is stopping; ask again in a moment.")
+        fault = _fault(503, "server_shutdown", "The server is stopping; ask again in a moment.")
+        if hasattr(error, "exchange_id"):  # the provider was called, and may bill it
+            fault.headers["x-should-retry"] = "false"
+        return fault
     return None
 
 
@@ -170,7 +173,7 @@ def openai_body(fault: Fault) -> dict[str, object]:
     return {"error": error}
 
 
-def openai_answer(error: Exception, fault: Fault) -> tuple[int, bytes]:
+def openai_answer(error: BaseException, fault: Fault) -> tuple[int, bytes]:
     """Return status and body of an error on OpenAI's wire.
 
     What the client did wrong in OpenAI's protocol is said in the provider's own words.

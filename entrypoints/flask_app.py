@@ -61,6 +61,19 @@ class _JSON(DefaultJSONProvider):
         return text if is_storable(text) else super().dumps(obj, ensure_ascii=True, **kwargs)
 
 
+class _App(Flask):
+    """Answers also what a server ends; Flask knows of no failure but an Exception."""
+
+    stop: tuple[type[BaseException], ...] = ()
+
+    def full_dispatch_request(self) -> Response:
+        """Return the answer to the current request."""
+        try:
+            return super().full_dispatch_request()
+        except self.stop as error:
+            return self.finalize_request(_answer_error(error))
+
+
 def create_app(
     service: ChatService,
     ready: Callable[[], dict[str, str]],
@@ -70,6 +83,7 @@ def create_app(
     max_body_bytes: int = MAX_BODY_BYTES,
     proxy_hops: int = 0,
     overload: Overload | None = None,
+    stop: tuple[type[BaseException], ...] = (),
 ) -> Flask:
     """Return the application around a service.
 
@@ -81,8 +95,10 @@ def create_app(
         max_body_bytes: The largest request.
         proxy_hops: How many proxies in front are trusted to tell a client's address.
         overload: Counts the completions that are being answered; None for as many as come.
+        stop: What the server raises in a request that it ends.
     """
-    app = Flask(__name__, static_folder=None)
+    app = _App(__name__, static_folder=None)
+    app.stop = stop
     app.config.update(MAX_CONTENT_LENGTH=max_body_bytes, PROVIDE_AUTOMATIC_OPTIONS=False)
     app.url_map.merge_slashes = False
     app.json = _JSON(app)
@@ -154,7 +170,7 @@ def _finish(response: Response) -> Response:
     return response
 
 
-def _answer_error(error: Exception) -> Response:
+def _answer_error(error: BaseException) -> Response:
     fault = fault_of(error)
     g.line.code = fault.code
     g.line.request_id = getattr(error, "exchange_id", None) or g.line.request_id

@@ -155,7 +155,12 @@ def _has_callers(settings: Settings) -> bool:
         return not PeeweeKeys(session).is_empty()
 
 
-def application(settings: Settings, parts: "Parts", overload: Overload) -> "Flask":
+def application(
+    settings: Settings,
+    parts: "Parts",
+    overload: Overload,
+    stop: tuple[type[BaseException], ...] = (),
+) -> "Flask":
     """Return the application around the parts."""
     from .flask_app import create_app  # noqa: PLC0415  # only what serves imports it
 
@@ -167,6 +172,7 @@ def application(settings: Settings, parts: "Parts", overload: Overload) -> "Flas
         max_body_bytes=settings.max_body_bytes,
         proxy_hops=settings.proxy_hops,
         overload=overload,
+        stop=stop,
     )
 
 
@@ -189,7 +195,7 @@ def _serve_with_waitress(settings: Settings, serving: Serving) -> None:
 
 
 def _serve_with_gunicorn(settings: Settings, serving: Serving) -> None:
-    from gevent import monkey  # noqa: PLC0415  # must come before whatever opens sockets
+    from gevent import GreenletExit, monkey  # noqa: PLC0415  # before whatever opens sockets
 
     monkey.patch_all()
     sys.setswitchinterval(SWITCH_SECONDS)
@@ -224,7 +230,7 @@ def _serve_with_gunicorn(settings: Settings, serving: Serving) -> None:
             "post_worker_init": lambda _worker: _keep_house(parts.store),
             **hooks(overload),
         }
-        server = Server(application(settings, parts, overload), options)
+        server = Server(application(settings, parts, overload, (GreenletExit,)), options)
         gc.freeze()  # what was imported is for ever: workers share it, and need not look it over
         gc.set_threshold(GARBAGE_THRESHOLD)
         server.run()

@@ -126,13 +126,19 @@ def test_who_waits_for_a_whole_answer_is_told_of_a_stop_too(
     service.process.send_signal(signal.SIGINT)
     seed, openai = (connection.getresponse() for connection in waiting)
     assert (seed.status, openai.status) == (503, 503)
+    assert {answer.headers["x-should-retry"] for answer in (seed, openai)} == {"false"}
     assert json.loads(seed.read())["code"] == "server_shutdown"
     assert json.loads(openai.read())["error"]["code"] == "server_shutdown"
     provider.gate.set()
     assert service.process.wait(15) == 0
     with closing(sqlite3.connect(service.folder / "chatport.db")) as database:
         outcomes = Counter(database.execute("SELECT state, error_code FROM exchange"))
+        ids = {name for (name,) in database.execute("SELECT public_id FROM exchange")}
     assert outcomes == {("interrupted", "server_shutdown"): 2}
+    assert {answer.headers["X-Request-Id"] for answer in (seed, openai)} == ids
+    log = service.log.read_text().splitlines()
+    lines = [json.loads(line) for line in log if line.startswith("{")]
+    assert {line.get("request_id") for line in lines if line.get("code")} == ids
 
 
 def test_a_service_that_is_stopping_finishes_what_it_can(

@@ -131,4 +131,5 @@ def _run(folder: Path, printed: Path, tests: list[str]) -> None:
     with printed.open("wb") as file:
         for stream in (1, 2):
             os.dup2(file.fileno(), stream)
-    sys.exit(int(pytest.main([*OPTIONS, *tests])))
+    own = f"--basetemp={folder / 'tmp'}"  # the usual one is tidied by all runs at once
+    sys.exit(int(pytest.main([*OPTIONS, own, *tests])))
