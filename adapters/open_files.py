@@ -122,10 +122,9 @@ class OpenFiles:
     def are_lost(self) -> bool:
         """Return whether what SQLite has open is not what stands there: it may read nonsense."""
         try:
-            self.check_names()
+            return self.check_names()[0] == 0
         except FileUnusable as error:
             return error.sqlite_errorname == LOST
-        return False
 
     def check(self) -> None:
         """Compare their lengths, too, with what SQLite knows, which costs 4 us more.

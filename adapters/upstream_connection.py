@@ -90,8 +90,11 @@ class Connection:
         self._unread = False
         self._protocol = h11.Connection(h11.CLIENT, max_incomplete_event_size=MAX_HEADER_BYTES)
         _, host, port = origin
+        left = self.deadline - time.monotonic()
+        if left <= 0:
+            raise httpx2.ConnectTimeout("no time is left")
         try:
-            self._socket = dialed(host, port, min(limits.connect, self._remaining()), tls)
+            self._socket = dialed(host, port, min(limits.connect, left), tls)
         except TimeoutError:
             raise httpx2.ConnectTimeout("no connection in time") from None
         except OSError as error:

@@ -169,9 +169,9 @@ class Upstreams(LLMGateway):
     ) -> T:
         attempts.count += 1
         attempts.tried.add(upstream.name)
-        left = self._total - (self._clock.monotonic() - attempts.began)
+        request = replace(attempts.request, within_seconds=self._left(attempts))
         try:
-            return ask(upstream.gateway, replace(attempts.request, within_seconds=left))
+            return ask(upstream.gateway, request)
         except BaseException as error:
             error.attempts = attempts.count  # type: ignore[attr-defined]  # any exception can carry it
             _note(error, call)
@@ -181,8 +181,7 @@ class Upstreams(LLMGateway):
         self, upstream: Upstream, wait: float, attempts: _Attempts
     ) -> tuple[Upstream, Call] | None:
         """Wait, and return the same provider, if that may help, and it may be called then."""
-        left = self._total - (self._clock.monotonic() - attempts.began)
-        if not 0 <= wait < left:
+        if not 0 <= wait < self._left(attempts):
             return None
         self._clock.sleep(wait)
         if not attempts.request.still_wanted():
@@ -196,7 +195,7 @@ class Upstreams(LLMGateway):
         Returns:
             None if nobody may be asked again; a negative number if only another provider may.
         """
-        if error.may_be_billed or not attempts.request.still_wanted():
+        if error.may_be_billed or not attempts.request.still_wanted() or self._left(attempts) <= 0:
             return None
         if isinstance(error, UpstreamAuthFailed | UpstreamQuotaExhausted):
             return -1.0 if len(attempts.upstreams) > 1 else None
@@ -208,6 +207,10 @@ class Upstreams(LLMGateway):
         if _is_passing(error):
             return max(told or 0.0, self._jitter())
         return None
+
+    def _left(self, attempts: _Attempts) -> float:
+        """Return how many seconds are left for all attempts together."""
+        return self._total - (self._clock.monotonic() - attempts.began)
 
     def _may_retry(self) -> bool:
         with self._lock:

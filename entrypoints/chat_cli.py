@@ -34,7 +34,10 @@ def chat(user: str, *, offline: bool) -> None:
     check_prices(settings)
     if not offline and settings.lacks_key:
         stop(EXIT_SETTINGS, str(MissingKeyError()))
-    with faults_end_the_program(), assembled(settings, Place(offline=offline)) as parts:
+    with (
+        faults_end_the_program(settings.database),
+        assembled(settings, Place(offline=offline)) as parts,
+    ):
         answered = True
         while (prompt := _next_prompt()) is not None:
             if prompt:

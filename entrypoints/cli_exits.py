@@ -26,6 +26,9 @@ EXIT_SETTINGS = 2
 EXIT_STORAGE = 3
 EXIT_STORAGE_TOO_NEW = 5
 
+LOOK_SECONDS = 0.5
+"""For damage, before a command opens the database; a log of a million takes several."""
+
 RESTORE = (
     "The database file is damaged; stop whatever uses it, move it and its -wal and -shm to another"
     " folder, copy a backup into its place, and start again."
@@ -68,9 +71,18 @@ def _refuse(problems: list[str]) -> NoReturn:
 
 
 @contextmanager
-def faults_end_the_program() -> Iterator[None]:
-    """End the program with one sentence and the fitting code when something cannot be done."""
+def faults_end_the_program(database: Path | None = None) -> Iterator[None]:
+    """End the program with one sentence and the fitting code when something cannot be done.
+
+    Args:
+        database: The file that the block opens, to be looked through first, for a moment: SQLite
+            moves the -wal into it when it is closed, also into a damaged one.
+    """
     try:
+        if database is not None and database.is_file():
+            from chatport.adapters import look_through  # noqa: PLC0415  # `--help` needs none
+
+            look_through(database, LOOK_SECONDS)
         yield
     except StorageTooNew as error:
         stop(EXIT_STORAGE_TOO_NEW, str(error))

@@ -182,7 +182,7 @@ def _operator(*, may_be_new: bool = False) -> "Iterator[tuple[Keys, Path]]":
         )
     if not may_be_new and not database.exists():
         stop(EXIT_FAILED, f"there are no keys yet: {database} does not exist.")
-    with faults_end_the_program(), closing(SqliteSession(database)) as session:
+    with faults_end_the_program(database), closing(SqliteSession(database)) as session:
         store, clock = PeeweeKeys(session), SystemClock()
         try:
             yield Keys(store, clock=clock, new_id=random_key_id, new_secret=random_secret), database

@@ -128,7 +128,10 @@ def _store() -> Iterator[ConversationStore]:
         stop(EXIT_SETTINGS, "CHATPORT_DATABASE=memory: keeps no log that could be read.")
     if not settings.database.exists():
         stop(EXIT_FAILED, f"there is no log yet: {settings.database} does not exist.")
-    with faults_end_the_program(), closing(PeeweeStore(settings.database)) as store:
+    with (
+        faults_end_the_program(settings.database),
+        closing(PeeweeStore(settings.database)) as store,
+    ):
         yield store
 
 

@@ -132,7 +132,10 @@ def _retention(caller: str | None) -> Iterator[tuple[Retention, ConversationStor
         stop(EXIT_SETTINGS, "CHATPORT_DATABASE=memory: keeps no log that could be purged.")
     if not settings.database.exists():
         stop(EXIT_FAILED, f"there is no log yet: {settings.database} does not exist.")
-    with faults_end_the_program(), closing(PeeweeStore(settings.database)) as store:
+    with (
+        faults_end_the_program(settings.database),
+        closing(PeeweeStore(settings.database)) as store,
+    ):
         clock = SystemClock()
         if caller is not None and not _is_known(store, caller):
             stop(EXIT_FAILED, f"there is no caller {caller}: no key, no exchange, no usage.")

@@ -629,8 +629,8 @@ REPEATS = (
     Guard(
         "a call that may have been billed is made again",
         "domain/upstreams.py",
-        "if error.may_be_billed or not attempts.request.still_wanted():",
-        "if not attempts.request.still_wanted():",
+        "if error.may_be_billed or not attempts.request.still_wanted() or",
+        "if not attempts.request.still_wanted() or",
         ("unit/test_upstreams.py::test_what_may_be_billed_or_will_not_pass_is_not_tried_again",),
     ),
     Guard(

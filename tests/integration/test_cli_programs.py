@@ -458,6 +458,27 @@ def test_what_a_killed_newer_version_has_left_is_left_alone(
     assert set(after) - set(before) <= {"chatport.db-shm"}
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [*COMMANDS, ["usage"], ["keys", "list"], ["purge", "--older-than", "1h", "--yes"]],
+    ids=" ".join,
+)
+def test_a_backup_beside_the_wal_of_another_day_is_left_alone(
+    folder: Path, tmp_path_factory: pytest.TempPathFactory, arguments: list[str]
+) -> None:
+    away = tmp_path_factory.mktemp("away")
+    write_log(away / "chatport.db", "Hello")
+    backup = (away / "chatport.db").read_bytes()
+    write_log(away / "chatport.db", *("Hello" * 500 for _ in range(50)))
+    leave_hot(away, folder, "UPDATE exchange SET prompt = prompt || '!'")
+    (folder / "chatport.db").write_bytes(backup)
+    files = [folder / "chatport.db", folder / "chatport.db-wal"]
+    before = [*map(digest, files)]
+    done = run(*arguments, typed="Hello\n")
+    assert (done.returncode, done.stdout) == (3, "")
+    assert [*map(digest, files)] == before
+
+
 @pytest.mark.parametrize("journal", ["wal", "delete"])
 @pytest.mark.parametrize("arguments", COMMANDS, ids=" ".join)
 def test_a_database_of_a_newer_version_is_exit_code_5_and_left_alone(

@@ -8,7 +8,14 @@ from typing import Any
 import pytest
 
 from chatport.adapters import MemoryStore, Script, ScriptedGateway
-from chatport.domain import ChatRequest, CompletionRequest, Delta, Upstream, Upstreams
+from chatport.domain import (
+    ChatRequest,
+    Completion,
+    CompletionRequest,
+    Delta,
+    Upstream,
+    Upstreams,
+)
 from chatport.domain.errors import (
     CallerGone,
     ChatportError,
@@ -314,6 +321,19 @@ def test_both_attempts_share_the_time(clock: FakeClock) -> None:
     gateway = failing(UpstreamUnreachable(), "fine")
     upstreams(clock, gateway, total_seconds=30).complete(REQUEST)
     assert [call.within_seconds for call in gateway.calls] == [30, 29.5]
+
+
+def test_where_no_time_is_left_nobody_else_is_asked(clock: FakeClock) -> None:
+    class Slow(ScriptedGateway):
+        def complete(self, request: CompletionRequest) -> Completion:
+            clock.passed += 30
+            return super().complete(request)
+
+    other = ScriptedGateway("fine")
+    slow = Slow(Script(raises=UpstreamError(upstream_status=500)))
+    with pytest.raises(UpstreamError):
+        upstreams(clock, slow, other, total_seconds=30).complete(REQUEST)
+    assert other.calls == []
 
 
 def test_many_second_attempts_do_not_come_at_the_same_moment() -> None:
