@@ -1,7 +1,6 @@
 """Reading the answers of OpenAI's protocol: what a completion, a chunk and a model list say."""
 
 import json
-import re
 from collections.abc import Iterator, Sequence
 from functools import reduce
 from typing import Any
@@ -10,31 +9,13 @@ from chatport.domain.errors import UpstreamError, UpstreamInvalidResponse, Upstr
 from chatport.domain.model import Completion, Delta, Usage
 from chatport.domain.models import ModelCard
 
+from .said_sizes import said_bytes_of
+
 MAX_TOKENS = 2**31
 """What an integer column of every database holds; larger counts are a provider's mistake."""
 
 CUT_SHORT = ("length", "content_filter")
 """With these reasons nothing at all is an answer: all tokens went into thinking, or a filter."""
-
-LABELS = frozenset({"role", "type", "id", "index"})
-"""Of a message and of what is in it: words that no model has said."""
-
-THOUGHTS = ("reasoning", "reasoning_content", "reasoning_details")
-"""Some providers send the same thoughts under two of these names."""
-
-ARGUMENTS = ("arguments", "input")
-"""Of a tool: JSON, which some servers send as it is, and not as a text."""
-
-PICTURE = re.compile(r"data:image/[\w.+-]+;base64,[\w+/=\s-]*", re.ASCII)
-PICTURE_BYTES = 10_000
-"""A picture counts as 2,500 tokens, as it does in a prompt."""
-
-SOUND_SHARE = 256
-"""Characters of sound in base64 for a byte of text: OpenAI counts a token, which is 4 bytes, for
-50 ms of it, and an MP3 of 128 kbit/s has 1,067 such characters in them."""
-
-PLACES = ("delta", "message", "text")
-"""Of what a choice says: of a chunk's, of an answer's, and of what older servers send as either."""
 
 HEARTBEAT = Delta()
 
@@ -67,7 +48,7 @@ def completion(
         error = UpstreamInvalidResponse(upstream_status=status, upstream_request_id=request_id)
         error.upstream_said = data.decode("utf-8", "replace")
         raise error
-    said_bytes = _said_bytes(answer["choices"])
+    said_bytes = said_bytes_of(answer["choices"])
     usage = _credible(_usage(answer.get("usage")), said=said_bytes > 0)
     return Completion(
         text=text,
@@ -141,7 +122,7 @@ class StreamedAnswer:
         if not isinstance(chunk, dict):
             raise UpstreamInvalidResponse
         usage = _usage(chunk.get("usage"))
-        said_bytes = _said_bytes(chunk.get("choices"))
+        said_bytes = said_bytes_of(chunk.get("choices"))
         self._said = self._said or said_bytes > 0
         self._paid = self._paid or self._said or bool(usage and usage.completion_tokens)
         if _is_error(chunk):
@@ -190,33 +171,6 @@ def _index(choice: dict[str, Any]) -> object:
     """Return which of several answers this is a part of; without a number, the first."""
     index = choice.get("index")
     return 0 if index is None else index
-
-
-def _said_bytes(choices: object) -> int:
-    """Return how much the choices say, in bytes of UTF-8: words, thoughts, calls of tools."""
-    if not isinstance(choices, list):
-        return 0
-    return sum(
-        next(filter(None, (_size(choice.get(place)) for place in PLACES)), 0)
-        for choice in choices
-        if isinstance(choice, dict)
-    )
-
-
-def _size(said: object, name: str = "") -> int:
-    """Return the size of what stands under a name."""
-    if isinstance(said, str):
-        is_picture = name == "url" and PICTURE.fullmatch(said)
-        return PICTURE_BYTES if is_picture else len(said.encode("utf-8", "surrogatepass"))
-    if name in ARGUMENTS and said is not None:
-        return len(json.dumps(said, ensure_ascii=False).encode("utf-8", "surrogatepass"))
-    if isinstance(said, dict):
-        sizes = {name: _size(value, name) for name, value in said.items() if name not in LABELS}
-        thoughts = max(sizes.pop(name, 0) for name in THOUGHTS)
-        if name == "audio":
-            sizes["data"] = -(-sizes.get("data", 0) // SOUND_SHARE)
-        return thoughts + sum(sizes.values())
-    return sum(_size(each, name) for each in said) if isinstance(said, list) else 0
 
 
 def _credible(usage: Usage | None, *, said: bool) -> Usage | None:

@@ -31,7 +31,8 @@ CODED = re.compile(
 """An ASCII character as JSON, Python, a URL or HTML may write it."""
 
 SHORTEST_KEY = 8
-"""Letters and digits of a key that is looked for; fewer are a word, as where none is needed."""
+"""Letters and digits of a key. Fewer are a word, as where none is needed, and only looked for as
+one: anything else would make holes in what others say."""
 
 LONGEST_WORDS = 4_000
 """Characters of a message that is passed on. OpenAI's longest known have some hundreds."""
@@ -106,11 +107,10 @@ def _masked(word: object, key: str) -> str | None:
         while end and (said[end - 1].isalnum() or said[end - 1] in KEY_SIGNS):
             end -= 1
         said = said[:end]
-    letters = _letters(key)
-    if len(letters) >= SHORTEST_KEY:
+    if key:
         said = _spelled(key).sub("***", said)
     said = KEY_LIKE.sub("***", said)
-    return "***" if _hides_key(said, letters) else said
+    return "***" if _hides_key(said, _letters(key)) else said
 
 
 def _hides_key(said: str, letters: str) -> bool:
@@ -142,5 +142,7 @@ def _spelled(key: str) -> re.Pattern[str]:
         code = f"{ord(sign):02x}"
         return rf"(?:\\?{re.escape(sign)}|\\u00{code}|%{code})"
 
-    spelled = (each if each.isalnum() else ways(each) for each in key)
-    return re.compile("".join(spelled), re.IGNORECASE)
+    spelled = "".join(each if each.isalnum() else ways(each) for each in key)
+    if len(_letters(key)) < SHORTEST_KEY:
+        return re.compile(rf"(?<!\w){spelled}(?!\w)")
+    return re.compile(spelled, re.IGNORECASE)

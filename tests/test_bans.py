@@ -272,8 +272,6 @@ BANS = (
         allowed={
             "adapters/sqlite_ledger.py: assert done == 1, "
             "'what has room, by the same numbers, is reserved'": "cannot happen in a transaction",
-            "entrypoints/completion_api.py: assert reply is not None, "
-            "'a stream that ends has its reply'": "for the type checker",
         },
     ),
     Ban(

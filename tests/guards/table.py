@@ -783,14 +783,17 @@ SECRETS = (
     Guard(
         "keys in the provider's words are passed on",
         "adapters/upstream_words.py",
-        'said = KEY_LIKE.sub("***", said)\n    return "***" if _hides_key(said, letters) else said',
+        (
+            'said = KEY_LIKE.sub("***", said)\n'
+            '    return "***" if _hides_key(said, _letters(key)) else said'
+        ),
         "return said",
         ("integration/test_v1_faults.py::test_no_secret_is_passed_on",),
     ),
     Guard(
         "the log keeps a key that the provider has written in codes",
         "adapters/upstream_words.py",
-        'return "***" if _hides_key(said, letters) else said',
+        'return "***" if _hides_key(said, _letters(key)) else said',
         "return said",
         (
             "integration/test_what_the_provider_said.py::test_nothing_where_a_key_is_written_in_codes_or_in_pieces[JSON]",
@@ -1358,7 +1361,7 @@ HOSTILE = (
     ),
     Guard(
         "calls of tools and thoughts cost nothing",
-        "adapters/openai_answers.py",
+        "adapters/said_sizes.py",
         "        return thoughts + sum(sizes.values())\n",
         "        return sizes.get('content', 0)\n",
         (

@@ -12,6 +12,7 @@ import sys
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -152,18 +153,16 @@ def relayed(user_id: str) -> ChatRequest:
 
 
 def at_once(work: Callable[[int], None]) -> None:
-    """Run the work in all threads, from the same moment on."""
+    """Run the work in all threads, from the same moment on; raise what one of them has raised."""
     gate = threading.Barrier(THREADS)
 
     def start(n: int) -> None:
         gate.wait()
         work(n)
 
-    threads = [threading.Thread(target=start, args=(n,), daemon=True) for n in range(THREADS)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    with ThreadPoolExecutor(THREADS) as pool:
+        for done in [pool.submit(start, n) for n in range(THREADS)]:
+            done.result()
 
 
 # The program of the two processes
@@ -527,16 +526,18 @@ def test_64_threads_have_exactly_ten_calls_open_and_refusals_take_nothing_from_w
     asked = Asked(make_service(store, gateway, limiter=limiter))
 
     def ask(n: int) -> None:
-        asked(n)
-        if not answers.is_set():
-            decided.release()
+        try:
+            asked(n)
+        finally:
+            if not answers.is_set():
+                decided.release()
 
-    threads = threading.Thread(target=at_once, args=(ask,))
-    threads.start()
-    for _ in range(THREADS):
-        decided.acquire()
-    answers.set()
-    threads.join()
+    with ThreadPoolExecutor(1) as pool:
+        done = pool.submit(at_once, ask)
+        for _ in range(THREADS):
+            decided.acquire()
+        answers.set()
+        done.result()
     assert (len(gateway.calls), asked.admitted) == (10, 10)
     assert asked.refused == {f"{scope} {rule}": 54}
     left = [left_of(counter, scope, limit) for limit in windows if isinstance(limit, Limit)]

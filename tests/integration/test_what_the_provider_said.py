@@ -121,8 +121,8 @@ def test_nothing_where_a_key_is_written_in_codes_or_in_pieces(echo: str) -> None
     assert quoted(f"Invalid key {echo}; moon", KEY) == "***"
 
 
-def test_a_key_that_is_a_word_hides_nothing() -> None:
-    said = "messages must not be EMPTY, nor max_tokens"
+def test_a_key_that_is_a_word_makes_no_holes_in_others() -> None:
+    said = "messages must not be empty_array, nor empty, nor have max_tokens of to kens"
     for key in ("EMPTY", "x", "to-kens"):
         assert quoted(said, key) == said
 

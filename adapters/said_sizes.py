@@ -1,0 +1,51 @@
+"""How much an answer in OpenAI's protocol says, where the provider does not count its tokens."""
+
+import json
+import re
+
+LABELS = frozenset({"role", "type", "id", "index"})
+"""Of a message and of what is in it: words that no model has said."""
+
+THOUGHTS = ("reasoning", "reasoning_content", "reasoning_details")
+"""Some providers send the same thoughts under two of these names."""
+
+ARGUMENTS = ("arguments", "input")
+"""Of a tool: JSON, which some servers send as it is, and not as a text."""
+
+PICTURE = re.compile(r"data:image/[\w.+-]+;base64,[\w+/=\s-]*", re.ASCII)
+PICTURE_BYTES = 10_000
+"""A picture counts as 2,500 tokens, as it does in a prompt."""
+
+SOUND_SHARE = 256
+"""Characters of sound in base64 for a byte of text: OpenAI counts a token, which is 4 bytes, for
+50 ms of it, and an MP3 of 128 kbit/s has 1,067 such characters in them."""
+
+PLACES = ("delta", "message", "text")
+"""Of what a choice says: of a chunk's, of an answer's, and of what older servers send as either."""
+
+
+def said_bytes_of(choices: object) -> int:
+    """Return how much the choices say, in bytes of UTF-8: words, thoughts, calls of tools."""
+    if not isinstance(choices, list):
+        return 0
+    return sum(
+        next(filter(None, (_size(choice.get(place)) for place in PLACES)), 0)
+        for choice in choices
+        if isinstance(choice, dict)
+    )
+
+
+def _size(said: object, name: str = "") -> int:
+    """Return the size of what stands under a name."""
+    if isinstance(said, str):
+        is_picture = name == "url" and PICTURE.fullmatch(said)
+        return PICTURE_BYTES if is_picture else len(said.encode("utf-8", "surrogatepass"))
+    if name in ARGUMENTS and said is not None:
+        return len(json.dumps(said, ensure_ascii=False).encode("utf-8", "surrogatepass"))
+    if isinstance(said, dict):
+        sizes = {each: _size(value, each) for each, value in said.items() if each not in LABELS}
+        thoughts = max(sizes.pop(each, 0) for each in THOUGHTS)
+        if name == "audio":
+            sizes["data"] = -(-sizes.get("data", 0) // SOUND_SHARE)
+        return thoughts + sum(sizes.values())
+    return sum(_size(each, name) for each in said) if isinstance(said, list) else 0
