@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING
 
 from chatport.domain.errors import StorageUnavailable
 
+from .cli_exits import LOOK_SECONDS
 from .offload import offload
 from .overload import Overload, hooks
 from .settings import Settings
@@ -52,9 +53,6 @@ HOUSEKEEPING_SECONDS = 10.0
 """Between two looks for what nobody will finish: killed processes', or what could not be kept."""
 
 WAITRESS_THREADS = 64
-
-LOOK_SECONDS = 0.5
-"""For damage of the database file, before the start; a log of a million takes several."""
 
 TOO_LARGE = (
     "the database file is too large to be looked through at the start, which ends after %s s;"

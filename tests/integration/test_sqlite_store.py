@@ -854,3 +854,24 @@ def test_a_database_error_tells_neither_values_nor_sql(caplog: pytest.LogCapture
     with pytest.raises(StorageUnavailable) as fault, sqlite_faults.translated():
         raise peewee.OperationalError('near "canary": syntax error')
     assert "canary" not in "".join(traceback.format_exception(fault.value)) + caplog.text
+
+
+def test_all_who_mean_the_same_file_lock_beside_it_whatever_they_call_it(tmp_path: Path) -> None:
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link.db").symlink_to(tmp_path / "real" / "log.db")
+    with closing(PeeweeStore(tmp_path / "link.db")) as store:
+        store.check()
+    assert (tmp_path / "real" / "log.db.lock").exists()
+    assert not (tmp_path / "link.db.lock").exists()
+
+
+def test_the_lock_that_root_makes_belongs_to_the_owner_of_the_file(
+    tmp_path: Path, mocker: MockerFixture
+) -> None:
+    mocker.patch("os.geteuid", return_value=0)
+    given = mocker.patch("os.chown")
+    path = tmp_path / "log.db"
+    with closing(PeeweeStore(path)) as store:
+        store.check()
+    owner = path.stat()
+    given.assert_called_once_with(f"{path}.lock", owner.st_uid, owner.st_gid)

@@ -256,6 +256,10 @@ def test_who_is_shown_nothing_for_long_gets_a_heartbeat(
     assert told == [b": ping\n\n", b": ping\n\n", b"data: [DONE]\n\n"]
 
 
+def test_a_thought_is_a_piece_without_text() -> None:
+    assert list(Silence(Delta(said_bytes=9), Delta(upstream_request_id="req_7"))) == [""]
+
+
 def test_who_leaves_while_nothing_is_shown_is_missed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sse, "QUIET_SECONDS", 0)
     thoughts = Silence(Delta(said_bytes=9), Delta(events=(SAYS,)))
