@@ -1,10 +1,14 @@
 """The hot queries on the log, built by peewee once and then executed as SQL."""
 
 from functools import cache
+from typing import Any
 
 import peewee
 
-from .exchange_table import SQLITE, Compiled, ExchangeRow, RefusalRow, bound, hole
+from .exchange_table import Compiled, ExchangeRow, RefusalRow, hole
+
+COLUMNS: tuple[str, ...] = tuple(ExchangeRow._meta.sorted_field_names)  # noqa: SLF001  # peewee's documented name
+"""All of them, in the order in which a query for a whole exchange returns them."""
 
 ATTEMPT = (
     *("id", "public_id", "request_hash", "state", "final", "owner", "lease_until"),
@@ -34,18 +38,24 @@ class ExchangeQueries:
     """The hot queries, compiled once by peewee; they belong to no open file."""
 
     def __init__(self) -> None:
-        row, refusal = bound(ExchangeRow, SQLITE), bound(RefusalRow, SQLITE)
+        row: Any = ExchangeRow
+        refusal: Any = RefusalRow
         refusal_of_minute = [refusal.caller, refusal.rule, refusal.minute]
         of_user = (row.caller == hole("caller")) & (row.user_id == hole("user_id"))
+        public_id = row.public_id == hole("public_id")
+        has_key = (row.caller == hole("caller")) & (row.idempotency_key == hole("idempotency_key"))
         is_open = row.state == peewee.SQL("'open'")
         is_attempt = (
-            (row.public_id == hole("public_id"))
-            & (row.caller == hole("caller"))
-            & (row.started_at == hole("started_at"))
+            public_id & (row.caller == hole("caller")) & (row.started_at == hole("started_at"))
         )
         is_turn = row.parameters_id.is_null()
-        columns = [name for name in row._meta.fields if name != "id"]  # noqa: SLF001  # peewee's documented name
-        self.insert = Compiled(row.insert({getattr(row, name): hole(name) for name in columns}))
+        filled = [name for name in COLUMNS if name != "id"]
+        self.whole = Compiled(row.select().where(public_id))
+        self.whole_of_caller = Compiled(
+            row.select().where(public_id & (row.caller == hole("caller")))
+        )
+        self.whole_of_key = Compiled(row.select().where(has_key))
+        self.insert = Compiled(row.insert({getattr(row, name): hole(name) for name in filled}))
         self.history = Compiled(
             row.select(row.id, row.prompt, row.reply, row.turn_tokens)
             .where(of_user & (row.state == peewee.SQL("'completed'")) & is_turn)
@@ -55,6 +65,7 @@ class ExchangeQueries:
         every = row.alias()
         last = every.select(peewee.fn.MAX(every.id))
         self.newest = Compiled(row.select(row.started_at, row.finished_at).where(row.id == last))
+        self.owners = Compiled(row.select(row.owner).where(is_open).distinct())
         self.open_turn = Compiled(
             row.select(*(getattr(row, name) for name in OPEN_TURN)).where(
                 of_user & is_open & is_turn
@@ -76,9 +87,7 @@ class ExchangeQueries:
             )
         )
         self.with_key = Compiled(
-            row.select(*(getattr(row, name) for name in ATTEMPT)).where(
-                (row.caller == hole("caller")) & (row.idempotency_key == hole("idempotency_key"))
-            )
+            row.select(*(getattr(row, name) for name in ATTEMPT)).where(has_key)
         )
         self.texts_of_user = Compiled(
             row.select(row.parameters_id, row.messages_id).where(of_user & ~is_turn).distinct()

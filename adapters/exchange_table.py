@@ -15,6 +15,11 @@ import peewee
 from chatport.domain.model import Exchange, State, Usage
 from chatport.domain.relay import RequestText
 
+SQLITE = peewee.SqliteDatabase(None)
+"""What the models belong to. It has no file, and is never opened: each query is bound to a store's
+database, or compiled.
+"""
+
 
 class ExchangeRow(peewee.Model):
     """A row of the log. Times are ISO 8601 in UTC with microseconds, so that text order is time."""
@@ -57,6 +62,7 @@ class ExchangeRow(peewee.Model):
     class Meta:
         """Indexes are made by the migrations, since most of them are partial."""
 
+        database = SQLITE
         table_name = "exchange"
 
 
@@ -71,18 +77,9 @@ class RefusalRow(peewee.Model):
     class Meta:
         """One row per caller, rule and minute."""
 
+        database = SQLITE
         table_name = "refusal"
         primary_key = peewee.CompositeKey("caller", "rule", "minute")
-
-
-SQLITE = peewee.SqliteDatabase(None)
-"""For compiling queries. It has no file, and is never opened."""
-
-
-def bound(model: type[peewee.Model], database: peewee.Database) -> Any:
-    """Return a copy of the model that belongs to one store, so that two can live together."""
-    options = {"database": database, "table_name": model._meta.table_name}  # noqa: SLF001  # peewee's documented name
-    return type(model.__name__, (model,), {"Meta": type("Meta", (), options)})
 
 
 def timestamp(at: datetime) -> str:
@@ -138,7 +135,7 @@ def to_exchange(row: Mapping[str, Any], request: RequestText | None = None) -> E
         prompt=row["prompt"],
         context_from=row["context_from"],
         reply=row["reply"],
-        sanitized=row["sanitized"],
+        sanitized=bool(row["sanitized"]),
         finish_reason=row["finish_reason"],
         usage=_usage(row),
         nanodollars=row["nanodollars"],
@@ -153,7 +150,7 @@ def to_exchange(row: Mapping[str, Any], request: RequestText | None = None) -> E
         lease_until=datetime.fromisoformat(row["lease_until"]),
         request=request,
         answer=tuple(unpacked(row.get("answer"))),
-        final=row["final"],
+        final=bool(row["final"]),
         idempotency_key=row["idempotency_key"],
         request_hash=row["request_hash"],
     )
@@ -186,7 +183,7 @@ def _usage(row: Mapping[str, Any]) -> Usage | None:
         prompt_tokens=row["prompt_tokens"],
         completion_tokens=row["completion_tokens"],
         cached_tokens=row["cached_tokens"],
-        estimated=row["tokens_estimated"],
+        estimated=bool(row["tokens_estimated"]),
     )
 
 

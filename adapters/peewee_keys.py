@@ -13,7 +13,7 @@ from chatport.domain.errors import CallerExists, CallerNotFound
 from chatport.domain.keys import ApiKey
 from chatport.domain.rules import Rule, notation, parse_budgets, parse_limits
 
-from .exchange_table import SQLITE, Compiled, bound, hole, timestamp
+from .exchange_table import SQLITE, Compiled, hole, timestamp
 from .sqlite_database import SqliteFile
 from .sqlite_session import SqliteSession
 
@@ -35,6 +35,7 @@ class CallerRow(peewee.Model):
     class Meta:
         """Made by the migrations."""
 
+        database = SQLITE
         table_name = "caller"
 
 
@@ -51,6 +52,7 @@ class ApiKeyRow(peewee.Model):
     class Meta:
         """Made by the migrations."""
 
+        database = SQLITE
         table_name = "api_key"
 
 
@@ -161,7 +163,8 @@ class _Queries:
     """The queries, compiled once by peewee; they belong to no open file."""
 
     def __init__(self) -> None:
-        caller, key = bound(CallerRow, SQLITE), bound(ApiKeyRow, SQLITE)
+        caller: Any = CallerRow
+        key: Any = ApiKeyRow
         name, of_caller = caller.name == hole("name"), key.caller == hole("caller")
         terms = {each: hole(each) for each in TERMS}
         named = caller.select(caller.name, *(getattr(caller, each) for each in TERMS))

@@ -9,7 +9,7 @@ import peewee
 from chatport.domain.admin_ports import UsageLog
 from chatport.domain.usage import By, Refusal, RefusalQuery, UsageQuery, UsageRow
 
-from .exchange_table import RefusalRow, bound, timestamp
+from .exchange_table import SQLITE, RefusalRow, timestamp
 from .sqlite_session import SqliteSession
 
 SUMS = (
@@ -38,6 +38,7 @@ class UsageTable(peewee.Model):
     class Meta:
         """Made by the migrations."""
 
+        database = SQLITE
         table_name = "usage"
         primary_key = peewee.CompositeKey("caller", "user_id", "day", "model")
 
@@ -55,18 +56,18 @@ class PeeweeUsage(UsageLog):
     def usage(self, query: UsageQuery) -> Sequence[UsageRow]:
         """Return what was used, added up."""
         return self._session.read(
-            lambda file: [UsageRow(**row) for row in _usage(file.reader, query).dicts()]
+            lambda file: [UsageRow(**row) for row in _usage(query).dicts().execute(file.reader)]
         )
 
     def refusals(self, query: RefusalQuery) -> Sequence[Refusal]:
         """Return what was refused."""
         return self._session.read(
-            lambda file: [_refusal(row) for row in _refusals(file.reader, query).dicts()]
+            lambda file: [_refusal(row) for row in _refusals(query).dicts().execute(file.reader)]
         )
 
 
-def _usage(database: peewee.Database, query: UsageQuery) -> Any:
-    used = bound(UsageTable, database)
+def _usage(query: UsageQuery) -> Any:
+    used: Any = UsageTable
     keys = {
         By.CALLER: (used.caller,),
         By.USER: (used.caller, used.user_id),
@@ -97,8 +98,8 @@ def _conditions(used: Any, query: UsageQuery) -> list[peewee.Expression]:
     return conditions
 
 
-def _refusals(database: peewee.Database, query: RefusalQuery) -> Any:
-    refused = bound(RefusalRow, database)
+def _refusals(query: RefusalQuery) -> Any:
+    refused: Any = RefusalRow
     wanted = refused.select(refused.caller, refused.rule, refused.minute, refused.count)
     if query.since is not None:
         began = refused.minute.concat(":00.000000+00:00")

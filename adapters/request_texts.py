@@ -17,7 +17,7 @@ import peewee
 
 from chatport.domain.relay import RequestText
 
-from .exchange_table import SQLITE, Compiled, ExchangeRow, bound, hole
+from .exchange_table import SQLITE, Compiled, ExchangeRow, hole
 
 
 class MessageTextRow(peewee.Model):
@@ -31,6 +31,7 @@ class MessageTextRow(peewee.Model):
     class Meta:
         """One row per caller and text."""
 
+        database = SQLITE
         table_name = "message_text"
 
 
@@ -45,6 +46,7 @@ class MessageChainRow(peewee.Model):
     class Meta:
         """One row per list; its digest holds the caller too."""
 
+        database = SQLITE
         table_name = "message_chain"
 
 
@@ -124,8 +126,9 @@ class _Queries:
     """The queries, compiled once by peewee; they belong to no open file."""
 
     def __init__(self) -> None:
-        text, chain = bound(MessageTextRow, SQLITE), bound(MessageChainRow, SQLITE)
-        exchange = bound(ExchangeRow, SQLITE)
+        text: Any = MessageTextRow
+        chain: Any = MessageChainRow
+        exchange: Any = ExchangeRow
         self.find_text = Compiled(
             text.select(text.id).where(
                 (text.caller == hole("caller")) & (text.digest == hole("digest"))

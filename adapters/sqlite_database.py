@@ -21,7 +21,7 @@ from chatport.domain.spending import Claim, Spend, spend_of
 
 from .exchange_queries import ATTEMPT, OPEN_TURN, UNTIDY, exchange_queries
 from .exchange_reader import ExchangeReader
-from .exchange_table import Compiled, ExchangeRow, bound, timestamp, to_exchange, to_row
+from .exchange_table import Compiled, ExchangeRow, timestamp, to_exchange, to_row
 from .file_condition import FileCondition
 from .life_sign import LifeSign
 from .open_files import OpenFiles, make_place
@@ -35,7 +35,12 @@ from .system import SystemClock, random_id
 ROOM_BYTES = 256 * 1024
 """For the longest prompt that is allowed by default, its words in the index, and an answer."""
 
+MERGE = "INSERT INTO exchange_text (exchange_text, rank) VALUES ('merge', ?)"
+
 NO_REQUEST = {"context_from": None, "parameters_id": None, "messages_id": None}
+
+EXCHANGE: Any = ExchangeRow
+IS_OPEN = EXCHANGE.state == State.OPEN
 
 Row = Mapping[str, Any]
 
@@ -69,7 +74,6 @@ class SqliteFile:
         self.writer.timeout = 0  # GroupCommit waits, where waiting is allowed
         self.life_sign = LifeSign(path, random_id())
         self._queries = exchange_queries()
-        self._exchange = bound(ExchangeRow, self.writer)
         self._texts = RequestTexts(self.writer)
         self._ledger = SqliteLedger(self.writer)
         self.log = ExchangeReader(self.reader, self.life_sign)
@@ -92,8 +96,8 @@ class SqliteFile:
     def _interrupt_own(self) -> None:
         with self.writer.atomic("IMMEDIATE"):
             self.files.check()
-            mine = self._exchange.owner == self.life_sign.owner
-            self._interrupt(mine, timestamp(SystemClock().now()))
+            if (mine := self.life_sign.owner) in self._owners():
+                self._interrupt(EXCHANGE.owner == mine, timestamp(SystemClock().now()))
 
     # What writes; each runs inside a transaction of `writer`.
 
@@ -160,10 +164,9 @@ class SqliteFile:
         lost = self.life_sign.leases.run_out()
         if not lost:
             return 0
-        row = self._exchange
-        mine = (row.owner == self.life_sign.owner) & row.public_id.in_(lost)
-        opened = row.select(row.public_id).where(mine & (row.state == State.OPEN))
-        still = {exchange_id for (exchange_id,) in opened.tuples()}
+        mine = (EXCHANGE.owner == self.life_sign.owner) & EXCHANGE.public_id.in_(lost)
+        opened = EXCHANGE.select(EXCHANGE.public_id).where(mine & IS_OPEN)
+        still = {exchange_id for (exchange_id,) in opened.tuples().execute(self.writer)}
         for exchange_id in set(lost) - still:
             self.life_sign.leases.end(exchange_id)
         return self._interrupt(mine, now) if still else 0
@@ -187,8 +190,7 @@ class SqliteFile:
         """Delete one user's exchanges, and the texts that nothing else needs."""
         user = {"caller": caller, "user_id": user_id}
         texts = self._run(self._queries.texts_of_user, user).fetchall()
-        row = self._exchange
-        self._settle_open((row.caller == caller) & (row.user_id == user_id))
+        self._settle_open((EXCHANGE.caller == caller) & (EXCHANGE.user_id == user_id))
         if count := int(self._run(self._queries.erase, user).rowcount):
             self.writer.execute_sql(UNTIDY)
         for parameters_id, messages_id in texts:
@@ -219,12 +221,9 @@ class SqliteFile:
         Returns:
             False when there is nothing left to merge.
         """
-        connection = self.writer.connection()
-        before = connection.total_changes
-        self.writer.execute_sql(
-            "INSERT INTO exchange_text (exchange_text, rank) VALUES ('merge', ?)", [pages]
-        )
-        return bool(connection.total_changes - before > 1)
+        changes = self.writer.connection().total_changes
+        self.writer.execute_sql(MERGE, [pages])
+        return bool(self.writer.connection().total_changes - changes > 1)
 
     def count_refusal(self, caller: str, rule: str, at: datetime) -> None:
         """Add one to the count of a minute."""
@@ -233,15 +232,20 @@ class SqliteFile:
 
     def interrupt_abandoned(self, now: str) -> int:
         """Interrupt the open exchanges that nobody will finish."""
-        lost, row = self.end_own_lost(now), self._exchange
-        is_open = row.state == State.OPEN
-        owners = row.select(row.owner).where(is_open).distinct().tuples()
-        dead = [owner for (owner,) in owners if self.life_sign.is_dead(owner)]
+        lost, row = self.end_own_lost(now), EXCHANGE
+        owners = self._owners()
+        if not owners:  # nothing is open, as nearly always
+            return lost
+        dead = [owner for owner in owners if self.life_sign.is_dead(owner)]
         columns = row.id, row.public_id, row.owner, row.lease_until
-        over = is_open & (row.lease_until <= now) & row.owner.not_in(dead)
-        found = self.life_sign.abandoned(row.select(*columns).where(over).dicts(), now)
-        which = row.owner.in_(dead) | row.id.in_([each["id"] for each in found])
-        return lost + self._interrupt(which, now)
+        over = IS_OPEN & (row.lease_until <= now) & row.owner.not_in(dead)
+        late = row.select(*columns).where(over).dicts().execute(self.writer)
+        left = [each["id"] for each in self.life_sign.abandoned(late, now)]
+        return lost + self._interrupt(row.owner.in_(dead) | row.id.in_(left), now)
+
+    def _owners(self) -> list[str]:
+        """Return whose exchanges are open."""
+        return [owner for (owner,) in self._run(self._queries.owners, {})]
 
     def _delete_attempt_before(self, exchange: Exchange, now: str) -> Row | None:
         """Delete the attempt that this one replaces, and return what it was."""
@@ -256,9 +260,8 @@ class SqliteFile:
         same = all(old[name] == new[name] for name in ("public_id", "request_hash"))
         if alive or old["final"] or not same:
             raise IdempotencyInProgress
-        row = self._exchange
-        self._settle_open(row.id == old["id"])
-        row.delete().where(row.id == old["id"]).execute()
+        self._settle_open(EXCHANGE.id == old["id"])
+        EXCHANGE.delete().where(EXCHANGE.id == old["id"]).execute(self.writer)
         return old
 
     def _interrupt_abandoned_turn(self, new: Row, now: str) -> None:
@@ -269,23 +272,20 @@ class SqliteFile:
         old = dict(zip(OPEN_TURN, found, strict=True))
         if not self.life_sign.is_abandoned(old, now):
             raise ConversationBusy
-        self._interrupt(self._exchange.id == old["id"], now)
+        self._interrupt(EXCHANGE.id == old["id"], now)
 
     def _interrupt(self, which: Any, at: str) -> int:
-        row = self._exchange
-        end = peewee.fn.MAX(row.started_at, at)  # the clock may have been set back since
+        end = peewee.fn.MAX(EXCHANGE.started_at, at)  # the clock may have been set back since
         outcome = {"state": State.INTERRUPTED, "error_code": INTERRUPTED, "finished_at": end}
         self._settle_open(which)
-        return int(row.update(outcome).where((row.state == State.OPEN) & which).execute())
+        return int(EXCHANGE.update(outcome).where(IS_OPEN & which).execute(self.writer))
 
     def _settle_open(self, which: Any) -> None:
         """Spend what open exchanges may have cost; their outcome is up to the caller."""
-        row = self._exchange
-        for open_row in row.select().where((row.state == State.OPEN) & which).dicts():
+        for open_row in EXCHANGE.select().where(IS_OPEN & which).dicts().execute(self.writer):
             with parsing():
                 exchange = to_exchange(open_row)
-            reserved = Reserved(spend_of(exchange), open_row["reserved_in"])
-            self._ledger.settle(exchange, reserved)
+            self._ledger.settle(exchange, Reserved(spend_of(exchange), open_row["reserved_in"]))
 
     def empty_wal(self) -> bool:
         """Move the write-ahead log into the file and cut it to nothing.

@@ -16,7 +16,7 @@ from chatport.domain.admin_ports import KeyStore
 from chatport.domain.errors import StorageCorrupt
 from chatport.domain.model import State
 
-from .exchange_table import ExchangeRow, bound, timestamp
+from .exchange_table import ExchangeRow, timestamp
 from .open_files import FileUnusable, refuse_left_behind
 from .peewee_keys import PeeweeKeys
 from .schema import MIGRATIONS, is_foreign, look, uri
@@ -110,10 +110,10 @@ class SqliteInspection:
 
     def open_exchanges(self, at: datetime) -> tuple[int, int]:
         """Return how many exchanges are open, and how many of these nobody will finish."""
-        row = self._exchange
+        row: Any = ExchangeRow
         query = row.select(row.owner, row.lease_until).where(row.state == State.OPEN).tuples()
         with translated():
-            found = list(query)
+            found = list(query.execute(self.reader))
         now = timestamp(at)
         return len(found), sum(self._is_left(owner, until, now) for owner, until in found)
 
@@ -141,9 +141,10 @@ class SqliteInspection:
 
     def newest(self) -> datetime | None:
         """Return when the newest exchange began; None if there is none."""
-        row = self._exchange
+        row: Any = ExchangeRow
+        newest = row.select(row.started_at).order_by(row.id.desc()).limit(1).tuples()
         with translated(), parsing():
-            found = row.select(row.started_at).order_by(row.id.desc()).limit(1).tuples().first()
+            found = newest.first(self.reader)
             return datetime.fromisoformat(found[0]) if found else None
 
     def keys(self) -> KeyStore:
@@ -154,10 +155,6 @@ class SqliteInspection:
         """Return the result of `work`, which uses the `reader` of what it is given."""
         with translated():
             return work(self)
-
-    @property
-    def _exchange(self) -> Any:
-        return bound(ExchangeRow, self.reader)
 
     def _migrations(self) -> list[Any]:
         with translated():

@@ -356,8 +356,12 @@ STORAGE = (
     Guard(
         "an id is a piece of SQL",
         "adapters/exchange_reader.py",
-        ".where(self._stored.public_id == exchange_id)",
-        ".where(peewee.SQL(f\"public_id = '{exchange_id}'\"))",
+        "row = self._row(whole, ",
+        (
+            "same = [ExchangeRow.caller == caller] if caller else []\n"
+            "            same.append(peewee.SQL(f\"public_id = '{exchange_id}'\"))\n"
+            "            row = self._row(Compiled(ExchangeRow.select().where(*same)), "
+        ),
         (
             (
                 "contract/test_conversation_store.py::test_an_exchange_is_found_for_its_own_"
@@ -423,8 +427,8 @@ CALLERS = (
     Guard(
         "a caller finds the exchange of another",
         "adapters/exchange_reader.py",
-        "wanted = wanted.where(self._stored.caller == caller)",
-        "wanted = wanted.where(True)",
+        "self._queries.whole if caller is None else self._queries.whole_of_caller",
+        "self._queries.whole",
         (
             (
                 "contract/test_conversation_store.py::test_an_exchange_is_found_for_its_own_"

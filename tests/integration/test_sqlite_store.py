@@ -23,7 +23,7 @@ from playhouse.schema_diff import diff_models
 from pytest_mock import MockerFixture
 
 from chatport.adapters import PeeweeStore, group_commit, sqlite_faults
-from chatport.adapters.exchange_table import ExchangeRow, RefusalRow, bound, timestamp
+from chatport.adapters.exchange_table import ExchangeRow, RefusalRow, timestamp
 from chatport.adapters.group_commit import GroupCommit
 from chatport.adapters.request_texts import MessageChainRow, MessageTextRow
 from chatport.adapters.schema import MIGRATIONS, uri
@@ -367,7 +367,7 @@ def test_a_history_is_read_by_its_index_without_sorting(store: PeeweeStore) -> N
 def test_models_and_migrations_describe_the_same_tables(store: PeeweeStore) -> None:
     writer = store.session.opened().writer
     rows = (ExchangeRow, RefusalRow, MessageTextRow, MessageChainRow)
-    *tables_and_columns, indexes = diff_models(writer, [bound(row, writer) for row in rows])
+    *tables_and_columns, indexes = diff_models(writer, rows)
     assert [list(changes) for changes in tables_and_columns] == [[], [], [], []]
     assert {index.name for index in indexes} == {
         *("exchange_conversation", "exchange_history", "exchange_open"),
