@@ -62,7 +62,8 @@ def refuse_left_behind(path: Path) -> None:
         FileUnusable: There is.
     """
     place = os.path.realpath(path)  # SQLite, too, puts the -wal beside what a link points to
-    file, wal, shm = (_stat_or_none(f"{place}{end}") for end in ("", "-wal", "-shm"))
+    # The file last: another process may be making all three, the file first.
+    wal, shm, file = (_stat_or_none(f"{place}{end}") for end in ("-wal", "-shm", ""))
     if (shm or (wal and wal.st_size)) and not (file and file.st_size):
         raise FileUnusable(LOST)
 

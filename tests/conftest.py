@@ -9,13 +9,13 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-import peewee
 import pytest
 
 from chatport.adapters import PeeweeStore, sqlite_database
+from chatport.adapters.file_condition import FileCondition
 from chatport.adapters.life_sign import LifeSign
+from chatport.adapters.open_files import make_place
 from chatport.adapters.own_leases import OwnLeases
-from chatport.adapters.schema import migrate
 from chatport.domain import model
 
 LOOK_AT_MAKING = {"durability", "test_sqlite_store.py"}
@@ -89,11 +89,15 @@ def _quickly_made_files(
 
     one_at_a_time = threading.Lock()
 
-    def quickly(database: peewee.Database, path: Path) -> None:
+    def make_quickly(path: Path, condition: FileCondition) -> None:
         with one_at_a_time:  # a second store may be opening the same file
-            if path.stat().st_size == 0:
-                path.write_bytes(_new_file)
-        migrate(database, path)
+            is_new = not path.exists()
+            make_place(path, condition)
+            if is_new:
+                whole = path.with_name(f"{path.name}-new")
+                whole.write_bytes(_new_file)
+                whole.chmod(path.stat().st_mode)
+                whole.replace(path.resolve())  # at once: nobody sees half of it
 
     if LOOK_AT_MAKING.isdisjoint(request.node.path.parts):
-        monkeypatch.setattr(sqlite_database, "migrate", quickly)
+        monkeypatch.setattr(sqlite_database, "make_place", make_quickly)

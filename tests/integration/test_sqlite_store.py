@@ -22,7 +22,7 @@ from playhouse.migrations import Runner
 from playhouse.schema_diff import diff_models
 from pytest_mock import MockerFixture
 
-from chatport.adapters import PeeweeStore, group_commit, sqlite_faults
+from chatport.adapters import PeeweeStore, group_commit, open_files, sqlite_faults
 from chatport.adapters.exchange_table import ExchangeRow, RefusalRow, timestamp
 from chatport.adapters.group_commit import GroupCommit
 from chatport.adapters.request_texts import MessageChainRow, MessageTextRow
@@ -875,3 +875,28 @@ def test_the_lock_that_root_makes_belongs_to_the_owner_of_the_file(
         store.check()
     owner = path.stat()
     given.assert_called_once_with(f"{path}.lock", owner.st_uid, owner.st_gid)
+
+
+@pytest.mark.parametrize("looks", [1, 2, 3])
+def test_a_file_that_another_process_makes_meanwhile_is_not_lost(
+    path: Path, monkeypatch: pytest.MonkeyPatch, looks: int
+) -> None:
+    others: list[PeeweeStore] = []
+    seen: list[str] = []
+
+    def look(name: str) -> Any:
+        found = stat_or_none(name)
+        seen.append(name)
+        if len(seen) == looks:
+            monkeypatch.setattr(open_files, "_stat_or_none", stat_or_none)
+            others.append(PeeweeStore(path))
+            others[0].check()
+        return found
+
+    stat_or_none = open_files._stat_or_none
+    path.touch()  # as far as the other process has come
+    monkeypatch.setattr(open_files, "_stat_or_none", look)
+    open_files.refuse_left_behind(path)
+    [other] = others
+    assert path.with_name(f"{path.name}-shm").exists()
+    other.close()
