@@ -4,12 +4,14 @@ import os
 import socket
 import threading
 from collections import deque
+from collections.abc import Iterator
 from contextlib import closing
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
+from werkzeug.routing import Rule
 
 from chatport.adapters import PeeweeStore, sqlite_database
 from chatport.adapters.file_condition import FileCondition
@@ -56,6 +58,18 @@ def _offline(monkeypatch: pytest.MonkeyPatch) -> None:
         connect(self, address)
 
     monkeypatch.setattr(socket.socket, "connect", guarded)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _quickly_made_applications() -> Iterator[None]:
+    """Spare thousands of applications the code that builds URLs, since no route builds any."""
+
+    def no_url(*_: Any) -> None:
+        pytest.fail("a route builds a URL")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Rule, "_compile_builder", lambda *_: no_url)
+        yield
 
 
 @pytest.fixture
