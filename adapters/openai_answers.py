@@ -49,14 +49,14 @@ def completion(
         error.upstream_said = data.decode("utf-8", "replace")
         raise error
     said_bytes = said_bytes_of(answer["choices"])
-    usage = _credible(_usage(answer.get("usage")), said=said_bytes > 0)
+    usage = _usage(answer.get("usage"))
     return Completion(
         text=text,
         finish_reason=finish_reason,
         usage=usage,
         upstream_request_id=request_id,
         body=data if relayed else None,
-        said_bytes=0 if usage else said_bytes,
+        said_bytes=0 if usage and usage.completion_tokens else said_bytes,
     )
 
 
@@ -85,6 +85,7 @@ class StreamedAnswer:
         self._said_something = relayed
         self._said = False
         self._paid = False
+        self._counted = False
         self._kept: object = None
         self._begun: set[object] = set()
         self._finished: set[object] = set()
@@ -131,7 +132,9 @@ class StreamedAnswer:
             raise error
         choice = _first_choice(chunk)
         events = (payload,) if self._relayed else ()
-        usage = _credible(usage, said=self._said)
+        if usage and not usage.completion_tokens and self._counted:
+            usage = None  # some end with zeros
+        self._counted = self._counted or usage is not None
         if choice is None:
             return Delta(usage=usage, events=events)
         return Delta(
@@ -139,7 +142,7 @@ class StreamedAnswer:
             finish_reason=self._finish_reason(chunk["choices"]),
             usage=usage,
             events=events,
-            said_bytes=0 if usage else said_bytes,
+            said_bytes=0 if usage and usage.completion_tokens else said_bytes,
         )
 
     def _text(self, choice: dict[str, Any]) -> str:
@@ -171,11 +174,6 @@ def _index(choice: dict[str, Any]) -> object:
     """Return which of several answers this is a part of; without a number, the first."""
     index = choice.get("index")
     return 0 if index is None else index
-
-
-def _credible(usage: Usage | None, *, said: bool) -> Usage | None:
-    """Return the counts, unless they are 0 for something that was said."""
-    return None if usage and said and not usage.completion_tokens else usage
 
 
 def _is_error(chunk: dict[str, Any]) -> bool:
@@ -243,17 +241,26 @@ def _says_more(message: Any) -> bool:
 
 
 def _usage(usage: Any) -> Usage | None:
+    """Return what the provider has counted.
+
+    Some count thoughts in the total alone: docs.x.ai, "Reasoning", and Gemini's thoughts.
+    """
     if not isinstance(usage, dict):
         return None
-    counts = usage.get("prompt_tokens"), usage.get("completion_tokens")
-    if not all(type(count) is int and 0 <= count < MAX_TOKENS for count in counts):
+    prompt, completion, total = (
+        _count(usage.get(f"{name}_tokens")) for name in ("prompt", "completion", "total")
+    )
+    if prompt is None or (completion is None and usage.get("completion_tokens") is not None):
         return None
-    prompt_tokens, completion_tokens = counts
     return Usage(
-        prompt_tokens=prompt_tokens,  # type: ignore[arg-type]  # checked above
-        completion_tokens=completion_tokens,  # type: ignore[arg-type]  # checked above
+        prompt_tokens=prompt,
+        completion_tokens=max(completion or 0, (total or 0) - prompt),
         cached_tokens=_cached_tokens(usage),
     )
+
+
+def _count(tokens: object) -> int | None:
+    return tokens if type(tokens) is int and 0 <= tokens < MAX_TOKENS else None
 
 
 def _cached_tokens(usage: dict[str, Any]) -> int:

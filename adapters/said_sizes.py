@@ -3,11 +3,17 @@
 import json
 import re
 
-LABELS = frozenset({"role", "type", "id", "index"})
+LABELS = frozenset({"role", "type", "id", "index", "format"})
 """Of a message and of what is in it: words that no model has said."""
 
-THOUGHTS = ("reasoning", "reasoning_content", "reasoning_details")
-"""Some providers send the same thoughts under two of these names."""
+THOUGHTS = (
+    *("reasoning", "reasoning_content", "reasoning_details"),
+    *("thinking_blocks", "provider_specific_fields"),
+)
+"""Some providers send the same thoughts under two or three of these names."""
+
+DEEPEST = 50
+"""Deeper than that nobody has put what a model has said."""
 
 ARGUMENTS = ("arguments", "input")
 """Of a tool: JSON, which some servers send as it is, and not as a text."""
@@ -29,23 +35,34 @@ def said_bytes_of(choices: object) -> int:
     if not isinstance(choices, list):
         return 0
     return sum(
-        next(filter(None, (_size(choice.get(place)) for place in PLACES)), 0)
+        next(filter(None, (_size(choice.get(place)) for place in _places(choice))), 0)
         for choice in choices
         if isinstance(choice, dict)
     )
 
 
-def _size(said: object, name: str = "") -> int:
+def _places(choice: dict[str, object]) -> tuple[str, ...]:
+    """Return where the choice may say something; beside a delta some repeat the whole message."""
+    return PLACES[:1] if isinstance(choice.get("delta"), dict) else PLACES
+
+
+def _size(said: object, name: str = "", depth: int = 0) -> int:
     """Return the size of what stands under a name."""
+    if depth > DEEPEST:
+        return 0
     if isinstance(said, str):
         is_picture = name == "url" and PICTURE.fullmatch(said)
         return PICTURE_BYTES if is_picture else len(said.encode("utf-8", "surrogatepass"))
     if name in ARGUMENTS and said is not None:
         return len(json.dumps(said, ensure_ascii=False).encode("utf-8", "surrogatepass"))
     if isinstance(said, dict):
-        sizes = {each: _size(value, each) for each, value in said.items() if each not in LABELS}
+        sizes = {
+            each: _size(value, each, depth + 1)
+            for each, value in said.items()
+            if each not in LABELS
+        }
         thoughts = max(sizes.pop(each, 0) for each in THOUGHTS)
         if name == "audio":
             sizes["data"] = -(-sizes.get("data", 0) // SOUND_SHARE)
         return thoughts + sum(sizes.values())
-    return sum(_size(each, name) for each in said) if isinstance(said, list) else 0
+    return sum(_size(each, name, depth + 1) for each in said) if isinstance(said, list) else 0

@@ -95,7 +95,8 @@ class UpstreamTransport(httpx2.BaseTransport):
             self.close()
 
     def _connection(self, url: httpx2.URL, deadline: float) -> Connection:
-        origin = (url.scheme, url.host, url.port or {"http": 80, "https": 443}[url.scheme])
+        host = url.raw_host.decode("ascii")  # as letters of another alphabet it would be coded anew
+        origin = (url.scheme, host, url.port or {"http": 80, "https": 443}[url.scheme])
         idle = self._idle.get(origin)
         while idle:
             try:

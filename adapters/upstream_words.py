@@ -1,8 +1,10 @@
 """What the provider says about a failure: what the client may read, and what the log keeps."""
 
 import hashlib
+import html
 import json
 import re
+import unicodedata
 from functools import lru_cache
 from typing import Any
 
@@ -11,11 +13,11 @@ PASSED_ON = frozenset({400, 404, 413, 422})
 
 KEY_LIKE = re.compile(
     r"\bsk[-_][\w*.\-]{4,}"
-    r"|\b(?:pk|rk|gsk|xai|hf|r8|cp|sess|org|proj)[-_](?=[\w\-]*\d)[\w\-]{6,}"
+    r"|\b(?:pk|rk|gsk|xai|hf|r8|cp|sess|org|proj)[-_](?=[\w\-]{0,100}\d)[\w\-]{6,}"
     r"|\bAIza[\w\-]{8,}"
     r"|\bBearer\s+\S+|\bBasic\s+[\w+/=]{16,}"
     r"|(?<![\w\-])(?=[a-z]*\d)(?=\d*[a-z])[a-z0-9]{40,}(?![\w\-])",
-    re.IGNORECASE,
+    re.IGNORECASE | re.ASCII,
 )
 """Known beginnings of keys, and what is too long and too mixed for a word, a name or an id."""
 
@@ -25,14 +27,18 @@ KEY_SIGNS = "_-.*+/=\\%"
 """In keys, beside letters and digits, however they are written."""
 
 CODED = re.compile(
-    r"\\u00([0-9a-f]{2})|\\x([0-9a-f]{2})|%([0-9a-f]{2})|&#x0*([0-9a-f]{2});|&#0*([0-9]{2,3});",
+    r"\\u00([0-9a-f]{2})|\\u\{0*([0-9a-f]{2})\}|\\x([0-9a-f]{2})|%([0-9a-f]{2})|\\([0-7]{3})",
     re.IGNORECASE,
 )
-"""An ASCII character as JSON, Python, a URL or HTML may write it."""
+"""An ASCII character as JSON, Python, C or a URL may write it."""
+
+LAYERS = 3
+"""How often one code may stand in another: `%252F`."""
 
 SHORTEST_KEY = 8
-"""Letters and digits of a key. Fewer are a word, as where none is needed, and only looked for as
-one: anything else would make holes in what others say."""
+LONGEST_WORD = 15
+"""Letters and digits of a key. What has fewer, or has no digit and no more, is a word, as where no
+key is needed, and only looked for as one: else it would make holes in what others say."""
 
 LONGEST_WORDS = 4_000
 """Characters of a message that is passed on. OpenAI's longest known have some hundreds."""
@@ -102,6 +108,8 @@ def _masked(word: object, key: str) -> str | None:
     if not isinstance(word, str | int) or isinstance(word, bool):
         return None
     said = str(word)
+    if _hides_key(said[: 2 * LONGEST_WORDS], key):
+        return "***"
     if len(said) > LONGEST_WORDS:  # not in the middle of what may be a key
         end = LONGEST_WORDS
         while end and (said[end - 1].isalnum() or said[end - 1] in KEY_SIGNS):
@@ -109,29 +117,34 @@ def _masked(word: object, key: str) -> str | None:
         said = said[:end]
     if key:
         said = _spelled(key).sub("***", said)
-    said = KEY_LIKE.sub("***", said)
-    return "***" if _hides_key(said, _letters(key)) else said
+    return KEY_LIKE.sub("***", said)
 
 
-def _hides_key(said: str, letters: str) -> bool:
-    """Return whether a key is left that is written in codes, or with something in between.
+def _hides_key(said: str, key: str) -> bool:
+    """Return whether there is a key that is written in codes, or with something in between.
 
     That is what a text in UTF-16 looks like, too.
     """
-    decoded = CODED.sub(_character, said)
-    shown = "".join(each for each in decoded if each.isascii() and each.isprintable())
-    return bool(KEY_LIKE.search(shown)) or (
-        len(letters) >= SHORTEST_KEY and letters in _letters(shown)
-    )
+    shown = KEY_LIKE.sub(" ", _spelled(key).sub(" ", said) if key else said)  # seen, not hidden
+    for _ in range(LAYERS):
+        shown = CODED.sub(_character, html.unescape(shown))
+    shown = unicodedata.normalize("NFKC", shown.replace("\0", ""))
+    hidden = bool(key) and not _is_word(key) and _letters(key) in _letters(shown)
+    return hidden or KEY_LIKE.search(shown) is not None
 
 
 def _character(code: re.Match[str]) -> str:
-    *hexadecimal, decimal = code.groups()
-    return chr(int(decimal) if decimal else int("".join(filter(None, hexadecimal)), 16))
+    *hexadecimal, octal = code.groups()
+    return chr(int(octal, 8) if octal else int("".join(filter(None, hexadecimal)), 16))
 
 
 def _letters(text: str) -> str:
-    return "".join(filter(str.isalnum, text)).lower()
+    return "".join(each for each in text if each.isascii() and each.isalnum()).lower()
+
+
+def _is_word(key: str) -> bool:
+    letters = _letters(key)
+    return len(letters) < SHORTEST_KEY or (letters.isalpha() and len(letters) <= LONGEST_WORD)
 
 
 @lru_cache(maxsize=8)
@@ -143,6 +156,6 @@ def _spelled(key: str) -> re.Pattern[str]:
         return rf"(?:\\?{re.escape(sign)}|\\u00{code}|%{code})"
 
     spelled = "".join(each if each.isalnum() else ways(each) for each in key)
-    if len(_letters(key)) < SHORTEST_KEY:
+    if _is_word(key):
         return re.compile(rf"(?<!\w){spelled}(?!\w)")
     return re.compile(spelled, re.IGNORECASE)

@@ -131,7 +131,16 @@ class Delta:
 
     def said_bytes_after(self, before: int) -> int:
         """Return how much no usage counts after this piece, if it was so much before."""
-        return self.said_bytes if self.usage else before + self.said_bytes
+        return self.said_bytes if self._is_counted else before + self.said_bytes
+
+    @property
+    def says_something(self) -> bool:
+        """Whether the model has said or thought something; a head or a heartbeat is nothing."""
+        return bool(self.text or self.said_bytes or self.finish_reason or self._is_counted)
+
+    @property
+    def _is_counted(self) -> bool:
+        return self.usage is not None and self.usage.completion_tokens > 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -14,6 +14,8 @@ HEARTBEAT = Delta()
 
 CHECKPOINT_SECONDS = 2.0
 CHECKPOINT_CHARACTERS = 4096
+CHECKPOINT_SHARE = 8
+"""Each writes all there is: of a long answer an eighth must be new, or the cost is quadratic."""
 """A kill -9 loses at most this much of a partial answer."""
 
 
@@ -76,7 +78,7 @@ class LiveStream(ChatStream):
         self._attempts = 1
         self._upstream_request_id: str | None = None
         self._ended = False
-        self._unwritten = 0
+        self._unwritten = self._written = 0
         self._written_at = 0.0
         with turn.failing():
             self._deltas = self._upstream.enter_context(upstream)
@@ -128,8 +130,10 @@ class LiveStream(ChatStream):
 
     def _checkpoint(self) -> None:
         age = self._turn.seconds - self._written_at
-        if self._unwritten >= CHECKPOINT_CHARACTERS or age >= CHECKPOINT_SECONDS:
+        enough = max(CHECKPOINT_CHARACTERS, self._written // CHECKPOINT_SHARE)
+        if self._unwritten >= enough or age >= CHECKPOINT_SECONDS:
             self._turn.checkpoint(self._partial())
+            self._written += self._unwritten
             self._unwritten, self._written_at = 0, self._turn.seconds
 
     def _complete(self) -> None:

@@ -260,8 +260,11 @@ class Turn:
 
     def _used(self, usage: Usage | None, reply: str, said_bytes: int) -> Usage:
         """Return what the provider has counted, and what it has not, by its size."""
+        estimate = self._estimate.usage(reply, said_bytes)
         if usage is None:
-            return self._estimate.usage(reply, said_bytes)
+            return estimate
+        if not usage.prompt_tokens:  # there is no request without any
+            usage = replace(usage, prompt_tokens=estimate.prompt_tokens, estimated=True)
         if not said_bytes:
             return usage
         counted = usage.completion_tokens + estimated_tokens(said_bytes)
@@ -271,10 +274,14 @@ class Turn:
         self, state: State, reply: str, partial: Partial, error: ChatportError
     ) -> Usage | None:
         """Return what has arrived; of what may be billed unseen, the most; or else nothing."""
-        if reply or partial.answer or partial.usage or partial.said_bytes:
-            return self._used(partial.usage, reply, partial.said_bytes)
-        billed = error.may_be_billed or state is State.INTERRUPTED
-        return self._estimate.most() if billed else None
+        usage = partial.usage
+        said = reply or partial.said_bytes or (usage and usage.completion_tokens)
+        if not said and (error.may_be_billed or state is State.INTERRUPTED):
+            most = self._estimate.most()
+            return replace(most, prompt_tokens=usage.prompt_tokens) if usage else most
+        if said or usage or partial.answer:
+            return self._used(usage, reply, partial.said_bytes)
+        return None
 
     def _turn_tokens(self, usage: Usage) -> int:
         if self._exchange.request is not None:

@@ -281,8 +281,8 @@ def _watched(deltas: Iterator[Delta], call: Call, attempts: int) -> Generator[De
     begun = False
     try:
         for delta in deltas:
-            if not begun and (delta.text or delta.events or delta.finish_reason):
-                begun = True  # a head or a heartbeat is no answer yet
+            if not begun and delta.says_something:
+                begun = True
                 call.began()
             yield delta
         call.succeeded()

@@ -6,12 +6,16 @@ Each raises ValueError with the end of a sentence that begins with the setting's
 import math
 import re
 from dataclasses import dataclass
+from ipaddress import ip_address
 from pathlib import Path
 from urllib.parse import urlsplit
 
 KEY = "OPENAI_API_KEY"
 VARIABLE = re.compile("[A-Z][A-Z0-9_]*")
 """A name of a variable; no key of a provider looks like one."""
+
+HOST = re.compile(r"[\w.-]+|[0-9a-f:.%]*:[\w:.%-]*", re.ASCII)
+ADDRESS = re.compile(r"\d+\.\d+\.\d+\.\d+", re.ASCII)
 
 LARGEST_PROMPT = 900_000
 MAX_DIGITS = 12
@@ -75,7 +79,7 @@ def url(value: str) -> str:
     """Take an address of HTTP."""
     try:
         parts = urlsplit(value)
-        good = parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
+        good = parts.scheme in {"http", "https"} and parts.port != 0 and _is_host(parts.hostname)
     except ValueError:  # a port out of range, a bracket that is not closed
         good = False
     if not good or not value.isprintable() or " " in value:
@@ -85,6 +89,19 @@ def url(value: str) -> str:
     if "?" in value or "#" in value:  # the path of each route is put behind it
         raise ValueError("must end with its path, without ? or #")
     return value.rstrip("/")
+
+
+def _is_host(name: str | None) -> bool:
+    """Return whether it is an address, or a name as it is looked up: `xn--` for other letters.
+
+    Raises:
+        ValueError: It looks like an address, and is none.
+    """
+    if name is None or not HOST.fullmatch(name):
+        return False
+    if ":" in name or ADDRESS.fullmatch(name):
+        ip_address(name)
+    return True
 
 
 @dataclass(frozen=True, slots=True)

@@ -213,7 +213,7 @@ def test_a_refusal_in_words_is_an_answer(gateway: OpenAIGateway, upstream: Upstr
         None,
         [],
         {},
-        {"prompt_tokens": 9},
+        {"prompt_tokens": 9, "completion_tokens": "2"},
         {"prompt_tokens": -9, "completion_tokens": 2},
         {"prompt_tokens": 9.0, "completion_tokens": 2},
         {"prompt_tokens": True, "completion_tokens": 2},

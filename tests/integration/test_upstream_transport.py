@@ -394,3 +394,26 @@ def test_an_answer_that_comes_before_the_request_was_read_is_read() -> None:
             assert transport.handle_request(request).status_code == 413
         thread.join()
         connections[0].close()
+
+
+def test_a_name_in_ascii_is_looked_up_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the letters that it stands for, Python would code it by older rules, as another name."""
+    asked: list[str] = []
+
+    def look_up(host: str, *_: object, **__: object) -> list[object]:
+        asked.append(host)
+        raise socket.gaierror
+
+    monkeypatch.setattr(socket, "getaddrinfo", look_up)
+    request = httpx2.Request("POST", "http://xn--strae-oqa.example/v1", content=b"{}")
+    transport = UpstreamTransport(TransportLimits())
+    with closing(transport), pytest.raises(httpx2.ConnectError):
+        transport.handle_request(request)
+    assert asked == ["xn--strae-oqa.example"]
+
+
+def test_with_no_time_left_nobody_is_called(upstream: Upstream) -> None:
+    late = UpstreamTransport(TransportLimits(total=0.0))
+    with closing(late), pytest.raises(httpx2.ConnectTimeout):
+        send(late, upstream)
+    assert upstream.connections == 0

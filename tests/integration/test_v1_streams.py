@@ -15,7 +15,18 @@ from chatport.domain.model import State, Usage
 from .faults import SOON
 from .relaying import ASKED, PATH, SEED, STREAMED, WITH_USAGE, Wire, last_error, wire_to
 from .upstream import Answer, Then, Upstream
-from .wire import DONE, EVENTS_HEAD, LAST_CHUNK, chunk, chunks, event, finished, said
+from .wire import (
+    DONE,
+    EVENTS_HEAD,
+    LAST_CHUNK,
+    chunk,
+    chunks,
+    completion,
+    event,
+    finished,
+    json_http,
+    said,
+)
 
 PING = b": ping\n\n"
 READING = pytest.mark.parametrize("read_bytes", [1, 7, 65_536])
@@ -514,6 +525,16 @@ SAID: dict[str, tuple[dict[str, Any], ...]] = {
     "a link that is no picture": (
         {"images": [{"image_url": {"url": "data:image/" + "x " * 14 + "x"}}]},
     ),
+    "thoughts three times": (
+        {
+            "reasoning_content": "x" * 40,
+            "thinking_blocks": [{"type": "thinking", "thinking": "x" * 40}],
+            "provider_specific_fields": {"reasoning_content": "x" * 40},
+        },
+    ),
+    "thoughts with their form": (
+        {"reasoning_details": [{"text": "x" * 40, "format": "anthropic-claude-v1", "index": 0}]},
+    ),
     "two choices": ({"content": "x" * 20}, {"content": "é" * 10}),
 }
 
@@ -571,6 +592,78 @@ def test_what_comes_after_an_early_usage_is_added_to_it(
     found = wire.stored().usage
     assert found is not None
     assert found == Usage(prompt_tokens=9, completion_tokens=1 + 10, estimated=True)
+
+
+@pytest.mark.parametrize(
+    ("first", "counted"),
+    [
+        ({"choices": [{"index": 0, "delta": {"role": "assistant"}}]}, None),
+        ({"choices": [], "usage": {"prompt_tokens": 50, "completion_tokens": 0}}, 50),
+    ],
+    ids=["a head", "a count of the prompt"],
+)
+@pytest.mark.parametrize("path", [PATH, SEED])
+def test_before_the_first_word_what_may_be_billed_counts_as_much_as_it_may_be(
+    path: str, first: Any, counted: int | None, wire: Wire, upstream: Upstream
+) -> None:
+    body = STREAMED if path == PATH else {"prompt": "Hi", "stream": True}
+    upstream.plays(Answer(chunks(event(first))))
+    assert wire.client.post(path, json=body).data
+    usage = wire.stored().usage
+    assert usage is not None
+    assert (usage.completion_tokens, usage.estimated) == (4_096, True)
+    assert counted in {None, usage.prompt_tokens}
+
+
+@pytest.mark.parametrize(
+    ("told", "expected"),
+    [
+        ((5_000, 0), Usage(prompt_tokens=5_000, completion_tokens=2, estimated=True)),
+        ((0, 7), Usage(prompt_tokens=1, completion_tokens=7, estimated=True)),
+    ],
+    ids=["no words", "no prompt"],
+)
+@pytest.mark.parametrize("stream", [True, False])
+def test_of_counts_of_which_one_is_0_the_other_is_believed(
+    told: tuple[int, int], expected: Usage, stream: bool, wire: Wire, upstream: Upstream
+) -> None:
+    usage = {"prompt_tokens": told[0], "completion_tokens": told[1]}
+    streamed = chunks(said("Hello"), finished("stop"), event({"choices": [], "usage": usage}), DONE)
+    whole = json_http("200 OK", {**completion(), "usage": usage})
+    upstream.plays(Answer(streamed if stream else whole))
+    assert wire.client.post(SEED, json={"prompt": "Hi", "stream": stream}).data
+    found = wire.stored().usage
+    assert found is not None
+    assert (found.prompt_tokens, found.estimated) == (expected.prompt_tokens, True)
+    assert found.completion_tokens >= min(expected.completion_tokens, 1)
+
+
+def test_a_message_that_is_repeated_beside_each_delta_counts_once(
+    wire: Wire, upstream: Upstream
+) -> None:
+    choices = [
+        {"index": 0, "delta": {"content": "x" * 40}, "message": {"content": "x" * 40 * n}}
+        for n in range(1, 11)
+    ]
+    last = {"index": 0, "delta": {}, "message": {"content": "x" * 400}, "finish_reason": "stop"}
+    events = [event({"choices": [each]}) for each in [*choices, last]]
+    upstream.plays(Answer(chunks(*events, DONE)))
+    assert wire.client.post(PATH, json=STREAMED).data
+    usage = wire.stored().usage
+    assert usage is not None
+    assert usage.completion_tokens == 100
+
+
+def test_what_is_nested_deeper_than_words_are_spoils_no_answer(
+    wire: Wire, upstream: Upstream
+) -> None:
+    deep: Any = "x"
+    for _ in range(700):
+        deep = {"a": deep}
+    answer = completion()
+    answer["choices"][0]["message"]["meta"] = deep
+    upstream.plays(Answer(json_http("200 OK", answer)))
+    assert wire.client.post(PATH, json=ASKED).status_code == 200
 
 
 def test_a_client_that_leaves_after_the_last_event_has_a_completed_exchange(

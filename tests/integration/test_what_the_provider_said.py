@@ -112,10 +112,18 @@ def test_no_key_in_another_spelling(echo: str) -> None:
         "".join(f"%{ord(each):02X}" for each in KEY),
         "".join(f"&#{ord(each)};" for each in KEY),
         "".join(f"&#x{ord(each):x};" for each in KEY),
+        "".join(f"%25{ord(each):02X}" for each in KEY),
+        "".join(f"\\{ord(each):03o}" for each in KEY),
+        "".join(f"\\u{{{ord(each):x}}}" for each in KEY),
+        "".join(chr(ord(each) + 0xFEE0) for each in KEY),
+        KEY.replace("-", "&hyphen;").replace("_", "&lowbar;"),
         KEY[:5] + "\n" + KEY[5:12] + "\u200b" + KEY[12:],
         "".join(f"\\x{ord(each):02x}" for each in "gsk-another1234key"),
     ],
-    ids=["UTF-16", "UTF-16 BE", "JSON", "URL", "HTML", "HTML hex", "broken", "another"],
+    ids=[
+        *("UTF-16", "UTF-16 BE", "JSON", "URL", "HTML", "HTML hex", "URL twice", "C", "JavaScript"),
+        *("full width", "HTML names", "broken", "another"),
+    ],
 )
 def test_nothing_where_a_key_is_written_in_codes_or_in_pieces(echo: str) -> None:
     assert quoted(f"Invalid key {echo}; moon", KEY) == "***"
@@ -123,8 +131,39 @@ def test_nothing_where_a_key_is_written_in_codes_or_in_pieces(echo: str) -> None
 
 def test_a_key_that_is_a_word_makes_no_holes_in_others() -> None:
     said = "messages must not be empty_array, nor empty, nor have max_tokens of to kens"
-    for key in ("EMPTY", "x", "to-kens"):
+    for key in ("EMPTY", "x", "to-kens", "must-not"):
         assert quoted(said, key) == said
+
+
+@pytest.mark.parametrize("key", [KEY, "not-needed", "lm-studio"])
+@pytest.mark.parametrize(
+    "said",
+    [
+        "Parameter 'tools' is not needed for this model; load one in LM Studio first",
+        "Known models:\nllama3\nmistral7b\nqwen2\nglm4\nphi4\ngemma3\ndeepseek3",
+        "Known models:\tllama3\tmistral7b\tqwen2\tglm4\tphi4\tgemma3\tdeepseek3",
+        "可用模型、qwen2、qwen25、glm4、deepseek3、llama3、mistral7、gemma3",
+    ],
+    ids=["words", "lines", "tabs", "Chinese"],
+)
+def test_no_list_of_names_is_taken_for_a_key(said: str, key: str) -> None:
+    assert quoted(said, key) == " ".join(said.split())
+
+
+def test_a_key_of_letters_is_masked_as_a_word() -> None:
+    assert quoted("Invalid key not-needed; moon", "not-needed") == "Invalid key ***; moon"
+
+
+def test_a_key_in_pieces_is_not_cut_in_two() -> None:
+    said = "m " * 1_990 + " ".join(KEY)
+    assert quoted(said, KEY).startswith("***... sha256:")
+
+
+def test_from_the_beginning_of_a_key_its_digit_is_looked_for_a_hundred_signs_far() -> None:
+    """Else a text of beginnings alone would be looked through once for each."""
+    near, far = (f"org-{'x' * signs}1" for signs in (100, 101))
+    assert quoted(near, KEY) == "***"
+    assert quoted(far, KEY) == far
 
 
 @WAYS

@@ -2,9 +2,11 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from itertools import pairwise
 from typing import Any
 
 import pytest
+from pytest_mock import MockerFixture
 
 from chatport.adapters import MemoryStore, Script, ScriptedGateway
 from chatport.domain import (
@@ -160,6 +162,17 @@ def test_a_long_answer_is_written_down_on_its_way(
     assert only(store).state is State.OPEN
     stream.close()
     assert only(store).reply == "a" * 4096 + "bc"
+
+
+def test_a_very_long_answer_is_not_written_down_again_and_again(
+    make_service: MakeService, store: MemoryStore, mocker: MockerFixture
+) -> None:
+    written = mocker.spy(store, "checkpoint")
+    pieces = ("a" * 4096,) * 500
+    assert list(open_stream(make_service(ScriptedGateway(Script(chunks=pieces)))))
+    sizes = [len(call.args[0].reply) for call in written.call_args_list]
+    assert sum(sizes) < 10 * 500 * 4096
+    assert all(after <= before * 1.25 + 4096 for before, after in pairwise(sizes))
 
 
 class Full(MemoryStore):

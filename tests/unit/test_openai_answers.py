@@ -72,9 +72,37 @@ def test_no_tokens_for_many_words_are_not_believed(relayed: bool) -> None:
     whole = completion(
         json.dumps({"choices": [choice], "usage": nothing}).encode(), None, relayed=relayed
     )
-    assert (whole.usage, whole.said_bytes) == (None, 5)
+    assert (whole.usage, whole.said_bytes) == (Usage(prompt_tokens=0, completion_tokens=0), 5)
     choice["delta"] = choice.pop("message")
     answer = StreamedAnswer(relayed=relayed)
     [said] = answer.read([json.dumps({"choices": [choice]}).encode()])
     [counted] = answer.read([json.dumps({"choices": [], "usage": nothing}).encode()])
-    assert (said.said_bytes, counted.usage) == (5, None)
+    assert counted.said_bytes_after(said.said_bytes) == 5
+
+
+def test_a_stream_that_ends_with_zeros_keeps_its_earlier_counts() -> None:
+    answer = StreamedAnswer(relayed=False)
+    said = {"choices": [{"index": 0, "delta": {"content": "Hi"}}], "usage": counted(None)}
+    zeros = {"choices": [], "usage": {"prompt_tokens": 0, "completion_tokens": 0}}
+    [delta] = answer.read([json.dumps(said).encode(), json.dumps(zeros).encode()])
+    assert delta.usage == Usage(prompt_tokens=100, completion_tokens=7)
+
+
+@pytest.mark.parametrize("relayed", [True, False])
+@pytest.mark.parametrize(
+    ("usage", "completion_tokens"),
+    [
+        ({"completion_tokens": 9, "total_tokens": 1041}, 1009),
+        ({"completion_tokens": 9, "total_tokens": 41}, 9),
+        ({"completion_tokens": 9, "total_tokens": 5}, 9),
+        ({"completion_tokens": 9, "total_tokens": "1041"}, 9),
+        ({"completion_tokens": None, "total_tokens": 41}, 9),
+        ({"total_tokens": 41}, 9),
+        ({}, 0),
+    ],
+)
+def test_what_is_in_the_total_alone_is_paid_for_too(
+    usage: dict[str, Any], completion_tokens: int, relayed: bool
+) -> None:
+    expected = Usage(prompt_tokens=32, completion_tokens=completion_tokens)
+    assert told({"prompt_tokens": 32, **usage}, relayed=relayed) == expected

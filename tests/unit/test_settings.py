@@ -238,9 +238,23 @@ def test_a_url_that_python_cannot_read_is_refused_in_our_own_words() -> None:
     assert problems(OPENAI_BASE_URL="http://[") == [URL]
 
 
-@pytest.mark.parametrize("value", ["http://example.com:99999/v1", "http://exa mple.com/v1"])
-def test_a_url_that_no_client_can_call_is_refused(value: str) -> None:
-    assert problems(OPENAI_BASE_URL=value) == [URL]
+@pytest.mark.parametrize(
+    "host",
+    [
+        *("example.com:99999", "exa mple.com", "192.168.1.300:8000", "127.0.0.01", "i❤.example"),
+        *("straße.example", "ex%61mple.com", "ex;x", 'exa"mple', "[::1::2]", ""),
+    ],
+)
+def test_a_url_that_no_client_can_call_is_refused(host: str) -> None:
+    assert problems(OPENAI_BASE_URL=f"http://{host}/v1") == [URL]
+
+
+@pytest.mark.parametrize(
+    "host", ["127.1", "192.168.1.30:8000", "[::1]:8000", "my_llm", "xn--strae-oqa.example"]
+)
+def test_a_host_is_an_address_or_a_name_as_it_is_looked_up(host: str) -> None:
+    url = f"http://{host}/v1"
+    assert Settings.from_mapping({"OPENAI_BASE_URL": url}).base_url == url
 
 
 @pytest.mark.parametrize(

@@ -34,6 +34,7 @@ from chatport.domain.errors import (
     UpstreamUnavailable,
     UpstreamUnreachable,
 )
+from chatport.domain.model import Usage
 from chatport.domain.models import ModelCard
 from chatport.domain.upstreams import jitter
 
@@ -232,6 +233,38 @@ def test_a_head_alone_does_not_bring_a_provider_back(clock: FakeClock) -> None:
         with pytest.raises(UpstreamUnavailable):
             ask(several, stream=True)
     assert several.condition() != "ok"
+
+
+@pytest.mark.parametrize(
+    ("delta", "answers"),
+    [
+        (Delta(events=(b"{}",)), False),
+        (Delta(usage=Usage(prompt_tokens=9, completion_tokens=0)), False),
+        (Delta(usage=Usage(prompt_tokens=9, completion_tokens=1)), True),
+        (Delta(said_bytes=9), True),
+        (Delta(finish_reason="stop"), True),
+    ],
+    ids=["a head", "a count of the prompt", "a count of words", "a thought", "an end"],
+)
+def test_a_thought_is_an_answer_too_and_a_head_is_none(
+    clock: FakeClock, delta: Delta, answers: bool
+) -> None:
+    class Thinking(ScriptedGateway):
+        @contextmanager
+        def stream(self, request: CompletionRequest) -> Iterator[Iterator[Delta]]:
+            script = self._next(request)
+            if script.raises is not None:
+                raise script.raises
+            yield iter([delta, Delta(text="word", finish_reason="stop")])
+
+    several = upstreams(clock, Thinking(*[Script(raises=UpstreamTimeout())] * 5, "fine"))
+    for _ in range(5):
+        with pytest.raises(UpstreamTimeout):
+            ask(several, stream=True)
+    clock.passed += 10
+    with several.stream(REQUEST) as probe:
+        assert next(probe) == delta
+        assert (several.condition() == "ok") == answers
 
 
 def test_a_first_word_brings_a_provider_back(clock: FakeClock) -> None:
