@@ -28,25 +28,22 @@ class SSEDecoder:
         if self._in_crlf:
             data = data.removeprefix(b"\n")
         self._in_crlf = data.endswith(b"\r")
-        head, *tails = LINE_END.split(data)
-        self._line.append(head)
-        payloads = []
-        for tail in tails:
-            if (payload := self._end_line()) is not None:
-                payloads.append(payload)
-            self._line.append(tail)
-        return payloads
-
-    def _end_line(self) -> bytes | None:
-        """Take the complete line; return the event's data if the line is blank."""
-        line = b"".join(self._line)
-        self._line.clear()
+        first, *others = LINE_END.split(data)
+        self._line.append(first)
+        if not others:
+            return []
+        *lines, rest = b"".join(self._line), *others
+        self._line = [rest]
         if not self._started:
-            line, self._started = line.removeprefix(BYTE_ORDER_MARK), True
+            lines[0], self._started = lines[0].removeprefix(BYTE_ORDER_MARK), True
+        return [payload for payload in map(self._take, lines) if payload]
+
+    def _take(self, line: bytes) -> bytes | None:
+        """Take a complete line; return the event's data if the line is blank."""
         if line.startswith(b"data:"):
             self._data.append(line[5:].removeprefix(b" "))
         if line or not self._data:
             return None
         payload = b"\n".join(self._data)
         self._data.clear()
-        return payload or None
+        return payload

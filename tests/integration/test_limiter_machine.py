@@ -495,7 +495,7 @@ END = some.fixed_dictionaries(
     {
         "which": some.integers(0, 9),
         "length": often(30, 0, 1, 400),
-        "used": some.tuples(often(12, 0, 200), often(8, 0, 70, 200)),
+        "used": some.tuples(often(12, 1, 200), often(8, 0, 70, 200)),
         "counted": some.booleans(),
         "how": often("completed", "rejected", "timeout", "exit", "left"),
     }
