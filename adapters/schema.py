@@ -1,6 +1,7 @@
 """Bringing a database file to the schema of this version of chatport."""
 
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -23,18 +24,27 @@ FOREIGN = "The database file belongs to another program; name another file."
 def migrate(database: peewee.Database, path: Path) -> None:
     """Apply the migrations that the file lacks, one process at a time."""
     place = os.path.realpath(path)  # all who mean the same file wait for each other
-    with FileLock(f"{place}.lock") as lock:
-        _give_to_owner(lock.lock_file, place)
+    _make_lock(f"{place}.lock", place)
+    with FileLock(f"{place}.lock"):
         runner = Runner(database, str(MIGRATIONS))
         if any(migration.applied is None for migration in runner.status()):
             runner.up()
 
 
-def _give_to_owner(lock: str, database: str) -> None:
-    """Let the owner of the file have its lock, as SQLite does with -wal, where root has made it."""
+def _make_lock(lock: str, database: str) -> None:
+    """Make the lock for the owner of the file, as SQLite does with -wal, where root is the first.
+
+    Only what is made here is given away, and if it can be: whoever owns the folder may have put
+    a link to anything in its place.
+    """
     if hasattr(os, "geteuid") and os.geteuid() == 0:
-        owner = os.stat(database)  # noqa: PTH116  # as its other names are
-        os.chown(lock, owner.st_uid, owner.st_gid)
+        with suppress(OSError):
+            made = os.open(lock, os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
+            try:
+                owner = os.stat(database)  # noqa: PTH116  # as its other names are
+                os.fchown(made, owner.st_uid, owner.st_gid)
+            finally:
+                os.close(made)
 
 
 def refuse_newer(path: Path) -> None:

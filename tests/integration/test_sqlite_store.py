@@ -1,5 +1,7 @@
 """What PeeweeStore promises beyond the port: durability, cost, faults, and real processes."""
 
+import errno
+import os
 import signal
 import sqlite3
 import subprocess
@@ -865,16 +867,33 @@ def test_all_who_mean_the_same_file_lock_beside_it_whatever_they_call_it(tmp_pat
     assert not (tmp_path / "link.db.lock").exists()
 
 
-def test_the_lock_that_root_makes_belongs_to_the_owner_of_the_file(
-    tmp_path: Path, mocker: MockerFixture
-) -> None:
+@pytest.fixture
+def given(mocker: MockerFixture) -> Any:
+    """Return what was given away while root, or somebody who acts like root, opens files."""
     mocker.patch("os.geteuid", return_value=0)
-    given = mocker.patch("os.chown")
-    path = tmp_path / "log.db"
+    mocker.patch("os.chown", side_effect=AssertionError("another file may stand under a name"))
+    return mocker.patch("os.fchown")
+
+
+@pytest.mark.parametrize("fault", [None, errno.EPERM, errno.EINVAL])
+def test_the_lock_that_root_makes_is_given_to_the_owner_of_the_file_if_root_may(
+    path: Path, given: Any, fault: int | None
+) -> None:
+    given.side_effect = fault and OSError(fault, os.strerror(fault))
     with closing(PeeweeStore(path)) as store:
         store.check()
     owner = path.stat()
-    given.assert_called_once_with(f"{path}.lock", owner.st_uid, owner.st_gid)
+    [call] = given.call_args_list
+    assert call.args[1:] == (owner.st_uid, owner.st_gid)
+    assert path.with_name("log.db.lock").stat().st_mode & 0o777 == 0o644
+
+
+def test_what_stands_in_the_place_of_the_lock_is_not_given_away(path: Path, given: Any) -> None:
+    (path.parent / "of root").touch()
+    path.with_name("log.db.lock").hardlink_to(path.parent / "of root")
+    with closing(PeeweeStore(path)) as store:
+        store.check()
+    given.assert_not_called()
 
 
 @pytest.mark.parametrize("looks", [1, 2, 3])
