@@ -1,6 +1,7 @@
 """Whether the files that SQLite has open still stand in their folder, and may be written."""
 
 import os
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
@@ -40,15 +41,15 @@ def make_place(path: Path, condition: FileCondition) -> None:
             its -shm was cut since.
     """
     refuse_left_behind(path)
-    file = _stat_or_none(str(path))
     if condition.identity != NO_FILE:
+        file = _stat_or_none(str(path))
         if not file or condition.identity != _id(file):
             raise FileUnusable(LOST)
         shm = _stat_or_none(f"{os.path.realpath(path)}-shm")
         if shm and shm.st_size % SHM_BYTES > NEW_SHM_BYTES:
             condition.condemn(LOST)
             raise FileUnusable(LOST)
-    if file is None:
+    if not path.exists():
         path.touch(mode=0o600)  # what users say is nobody else's; -wal and -shm follow suit
 
 
@@ -79,13 +80,15 @@ class OpenFiles:
     Args:
         path: The database file, which SQLite has open.
         condition: What other processes of the server know about it.
+        named: A path that must lead to it, if it was found through links.
     """
 
-    def __init__(self, path: Path, condition: FileCondition) -> None:
+    def __init__(self, path: Path, condition: FileCondition, named: Path | None = None) -> None:
         self._condition = condition
         beside = os.path.realpath(path)  # SQLite, too, puts them beside what a link points to
         wal, shm = (Path(beside + end) for end in ("-wal", "-shm"))
         self._path = str(path)  # a Path takes longer to look for
+        self._link = str(named) if named and named != path else None
         self._known = {self._path: _stat(self._path)}
         for companion in (str(wal), str(shm)):
             with suppress(FileUnusable):
@@ -118,6 +121,8 @@ class OpenFiles:
                     self._condition.condemn(LOST)  # a process that began since locks by another
                 raise FileUnusable(LOST)
             lengths.append(found.st_size)
+        if self._link and _id(_stat(self._link, os.stat)) != _id(self._known[self._path]):
+            raise FileUnusable(LOST)
         return lengths
 
     def are_lost(self) -> bool:
@@ -173,8 +178,9 @@ def _stat_or_none(path: str) -> os.stat_result | None:
     return None
 
 
-def _stat(path: str) -> os.stat_result:
+def _stat(path: str, look: Callable[[str], os.stat_result] = os.lstat) -> os.stat_result:
+    """Return what stands there itself: beside what a link leads to stand another -wal and -shm."""
     try:
-        return os.stat(path)  # noqa: PTH116  # Path.stat takes half as long again
+        return look(path)  # Path.stat takes half as long again
     except OSError:
         raise FileUnusable(LOST) from None

@@ -51,7 +51,7 @@ _past_turn: Callable[[tuple[Any, ...]], PastTurn] = partial(tuple.__new__, PastT
 class SqliteFile:
     """Two connections: one that writes, and one that reads without waiting for the writer.
 
-    Opening it makes the file, or brings it to the current schema.
+    Opening it makes the file, or brings it to the current schema; `named` must lead to it, too.
 
     Raises:
         peewee.DatabaseError: SQLite cannot use the file.
@@ -59,7 +59,7 @@ class SqliteFile:
         StorageTooNew: A newer version of chatport wrote it.
     """
 
-    def __init__(self, path: Path, condition: FileCondition) -> None:
+    def __init__(self, path: Path, condition: FileCondition, named: Path | None = None) -> None:
         make_place(path, condition)
         refuse_newer(path)
         self.writer = connection_to(path)
@@ -67,7 +67,7 @@ class SqliteFile:
         try:
             migrate(self.writer, path)
             self.reader.connect()  # now, so that both have the same file
-            self.files = OpenFiles(path, condition)
+            self.files = OpenFiles(path, condition, named)
         except BaseException:
             self._disconnect()
             raise

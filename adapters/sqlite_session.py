@@ -1,5 +1,6 @@
 """The way to one SQLite file, for all that is kept in it."""
 
+import os
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -28,7 +29,8 @@ class SqliteSession:
     """
 
     def __init__(self, path: str | Path, offload: Offload = run_here) -> None:
-        self._path = Path(path).absolute()
+        self._named = Path(path).absolute()
+        self._path = Path(os.path.realpath(path))  # for good: links may be put there meanwhile
         self._offload = offload
         self._condition = FileCondition()
         self._opening = threading.Lock()
@@ -74,7 +76,7 @@ class SqliteSession:
         if self._file is None:
             with self._opening, self._watched():
                 if self._file is None:
-                    file = SqliteFile(self._path, self._condition)
+                    file = SqliteFile(self._path, self._condition, self._named)
                     checks = file.files.check, file.files.check_names
                     self._commits = GroupCommit(file.writer, self._offload, *checks)
                     self._file = file

@@ -309,6 +309,27 @@ STORAGE = (
         ),
     ),
     Guard(
+        "a link to the file that was moved is taken for the file",
+        "adapters/open_files.py",
+        "look: Callable[[str], os.stat_result] = os.lstat",
+        "look: Callable[[str], os.stat_result] = os.stat",
+        (
+            (
+                "integration/test_storage_faults.py::test_while_the_storage_is_down_the_code_says_"
+                "why_and_nobody_is_called[the file is moved behind a link]"
+            ),
+        ),
+    ),
+    Guard(
+        "a link that leads to another file meanwhile is not noticed",
+        "adapters/open_files.py",
+        "if self._link and ",
+        "if False and ",
+        (
+            "integration/test_storage_faults.py::test_a_link_that_leads_to_another_file_meanwhile_stops_all_until_it_leads_back",
+        ),
+    ),
+    Guard(
         "the life sign of another user ends the server",
         "adapters/life_sign.py",
         "        except OSError:\n            return None\n        return False",

@@ -268,6 +268,14 @@ def replaced_by_a_link_to_nothing(world: World) -> Iterator[None]:
 
 
 @contextmanager
+def moved_behind_a_link(world: World) -> Iterator[None]:
+    moved = world.path.rename(world.path.parent.with_name("moved.db"))
+    world.path.symlink_to(moved)
+    yield
+    moved.replace(world.path)
+
+
+@contextmanager
 def moved_away_for_a_while(world: World) -> Iterator[None]:
     away = world.beside(".away")
     world.path.rename(away)
@@ -432,6 +440,7 @@ FAULTS = (
     Fault("an empty file replaces it", replaced_by_an_empty_file, LOST),
     Fault("a folder replaces it", replaced_by_a_folder, LOST),
     Fault("a dangling link replaces it", replaced_by_a_link_to_nothing, LOST),
+    Fault("the file is moved behind a link", moved_behind_a_link, LOST, recovers=True),
     Fault("the file is moved away and back", moved_away_for_a_while, LOST, recovers=True),
     Fault("the folder is moved away and back", folder_moved_away_for_a_while, LOST, recovers=True),
     Fault("the folder is deleted", folder_deleted, LOST),
@@ -592,7 +601,7 @@ def test_a_file_that_was_made_short_and_grows_in_the_log_of_writes_alone_is_whol
     assert world.ready() == (503, LOST)
 
 
-@pytest.mark.parametrize("by", ["nothing", "another"])
+@pytest.mark.parametrize("by", ["nothing", "another", "a link to it"])
 def test_a_process_that_begins_while_the_file_is_away_makes_none_in_its_place(
     by: str, world: World, tmp_path: Path
 ) -> None:
@@ -609,6 +618,8 @@ def test_a_process_that_begins_while_the_file_is_away_makes_none_in_its_place(
         with closing(PeeweeStore(tmp_path / "another.db")) as other:
             other.check()
         (tmp_path / "another.db").rename(world.path)
+    elif by == "a link to it":
+        world.path.symlink_to(away)
     there = set(world.path.parent.iterdir())
     in_another_process(begin)
     assert set(world.path.parent.iterdir()) == there
@@ -616,6 +627,25 @@ def test_a_process_that_begins_while_the_file_is_away_makes_none_in_its_place(
     away.rename(world.path)
     assert contents(world) == before
     assert world.ask("after").status_code == 200
+
+
+def test_a_link_that_leads_to_another_file_meanwhile_stops_all_until_it_leads_back(
+    world: World, tmp_path: Path
+) -> None:
+    assert world.ask("before").status_code == 200
+    world.stop()
+    for name in ("link.db", "new.db"):
+        (tmp_path / name).symlink_to(world.path)
+    shutil.copy(world.path, tmp_path / "copy.db")
+    (tmp_path / "another.db").symlink_to(tmp_path / "copy.db")
+    linked = World(tmp_path / "link.db")
+    assert linked.ask_in_each_way() == {(200, "")}
+    (tmp_path / "another.db").replace(linked.path)
+    assert linked.ask_in_each_way() == {(503, LOST)}
+    (tmp_path / "new.db").replace(linked.path)
+    assert linked.ask_in_each_way() == {(200, "")}
+    linked.stop()
+    assert [found.prompt for found in world.store.search(LogQuery(limit=1))] == [LONG]
 
 
 @pytest.fixture
