@@ -38,8 +38,10 @@ def make_place(path: Path, condition: FileCondition) -> None:
 
     Raises:
         FileUnusable: The file is away, or another than the one that the server began with, or
-            its -shm was cut since.
+            its -wal or -shm was lost or cut since.
     """
+    if condition.fault == LOST:
+        raise FileUnusable(LOST)
     refuse_left_behind(path)
     if condition.identity != NO_FILE:
         file = _stat_or_none(str(path))
@@ -115,10 +117,12 @@ class OpenFiles:
             raise FileUnusable(fault)
         lengths = []
         for path, known in self._known.items():
-            found = _stat(path)
-            if _id(found) != _id(known):
+            found = _stat_or_none(path)
+            if not found or _id(found) != _id(known):
                 if path != self._path:
-                    self._condition.condemn(LOST)  # a process that began since locks by another
+                    self._condition.condemn(
+                        LOST
+                    )  # who begins, or has begun since, locks by another
                 raise FileUnusable(LOST)
             lengths.append(found.st_size)
         if self._link and _id(_stat(self._link, os.stat)) != _id(self._known[self._path]):

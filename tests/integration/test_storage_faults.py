@@ -702,6 +702,19 @@ def test_nonsense_that_is_read_where_a_file_was_lost_is_not_taken_for_damage(
     assert world.ready() == (503, LOST)
 
 
+@pytest.mark.parametrize("end", ["-wal", "-shm"])
+def test_what_was_seen_missing_beside_the_file_is_not_made_anew_by_a_process_that_begins(
+    end: str, world: World
+) -> None:
+    assert world.ask().status_code == 200
+    world.beside(end).rename(world.beside(f"{end}-away"))
+    assert world.ready() == (503, LOST)
+    with pytest.raises(FileUnusable):
+        make_place(world.path, world.store.session._condition)
+    world.beside(f"{end}-away").rename(world.beside(end))
+    assert world.ready() == (503, LOST)
+
+
 def test_a_process_that_locks_by_another_file_stops_them_all(world: World) -> None:
     assert world.ask().status_code == 200
     world.beside("-shm").rename(world.beside("-shm-away"))
