@@ -1,12 +1,14 @@
 """`chatport log`: read the log of exchanges."""
 
 import json
+import os
 import shutil
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any, TextIO
 
 import click
@@ -102,7 +104,7 @@ def export(output: TextIO, **filters: Any) -> None:
 
     All is ASCII: other characters, such as those that command a terminal, are escaped as in JSON.
     """
-    with _store() as store:
+    with _store(output.name) as store:
         output.write("")  # empties an older file even if there is nothing to export
         newest = store.search(_query(filters, limit=1))
         last = newest[0].number if newest else 0
@@ -119,8 +121,8 @@ def export(output: TextIO, **filters: Any) -> None:
 
 
 @contextmanager
-def _store() -> Iterator[ConversationStore]:
-    """Open the log that the settings name."""
+def _store(output: str = "-") -> Iterator[ConversationStore]:
+    """Open the log that the settings name; stop if that is where the output would go."""
     from chatport.adapters import PeeweeStore  # noqa: PLC0415  # `--help` needs no database
 
     settings = load_settings()
@@ -128,11 +130,21 @@ def _store() -> Iterator[ConversationStore]:
         stop(EXIT_SETTINGS, "CHATPORT_DATABASE=memory: keeps no log that could be read.")
     if not settings.database.exists():
         stop(EXIT_FAILED, f"there is no log yet: {settings.database} does not exist.")
+    if _is_part(settings.database, Path(output)):
+        stop(EXIT_SETTINGS, f"{output} belongs to the database; name another file.")
     with (
         faults_end_the_program(settings.database),
         closing(PeeweeStore(settings.database)) as store,
     ):
         yield store
+
+
+def _is_part(database: Path, output: Path) -> bool:
+    """Return whether a file is the database, or one that it needs: writing would empty it."""
+    own = [Path(f"{os.path.realpath(database)}{end}") for end in ("", "-wal", "-shm", ".lock")]
+    if not output.exists():
+        return Path(os.path.realpath(output)) in own
+    return any(output.samefile(each) for each in own if each.exists())
 
 
 def _query(filters: dict[str, Any], *, limit: int, text: str | None = None) -> LogQuery:

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import unicodedata
 from collections.abc import Callable, Iterator
 from contextlib import closing, suppress
@@ -213,6 +214,22 @@ def test_the_export_is_written_into_a_file_in_ascii(say: Say, tmp_path: Path) ->
     assert run("export", "--output", "out.jsonl").stdout == ""
     (line,) = (tmp_path / "out.jsonl").read_text("ascii").splitlines()
     assert json.loads(line)["prompt"] == "Grüße 👋"
+
+
+@pytest.mark.parametrize("running", [False, True], ids=["stopped", "running"])
+@pytest.mark.parametrize("end", ["", "-wal", "-shm", ".lock", "-link"])
+def test_an_export_into_the_database_itself_is_refused(
+    say: Say, database: Path, monkeypatch: pytest.MonkeyPatch, end: str, *, running: bool
+) -> None:
+    say("Hello")
+    if not running:
+        database = Path(shutil.copy(database, database.with_name("stopped.db")))
+        monkeypatch.setenv("CHATPORT_DATABASE", f"sqlite:///{database}")
+    database.with_name(f"{database.name}-link").hardlink_to(database)
+    result = run("export", "--output", f"{database}{end}")
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert f"{database}{end} belongs to the database" in result.stderr
+    assert database.stat().st_size > 0
 
 
 def test_an_export_of_nothing_leaves_no_older_export_behind(say: Say, tmp_path: Path) -> None:
