@@ -2,13 +2,18 @@
 
 import json
 import logging
+import math
 import secrets
 import signal
+import time
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from http import HTTPStatus
 from typing import Any
 
-from gevent import GreenletExit
+from gevent import GreenletExit, sleep
+from gevent.pool import Pool
+from gevent.server import StreamServer
 from gunicorn import util
 from gunicorn.app.base import BaseApplication
 from gunicorn.arbiter import Arbiter
@@ -25,7 +30,13 @@ logger = logging.getLogger(__name__)
 
 LINE = f"POST {PATH} ".encode()
 KILL_SECONDS = 8
-"""Of the graceful time, for killing what is left and for writing its outcome."""
+"""Of the graceful time, for telling those who are left, and for writing their outcomes."""
+
+LAST_SECONDS = 2
+"""Of KILL_SECONDS, for closing the database, before the master kills the process."""
+
+LOOK_SECONDS = 1.0
+"""Between two signs of life for the master; how soon a stop is heeded."""
 
 STATUS = {
     errors.LimitRequestLine: HTTPStatus.REQUEST_URI_TOO_LONG,
@@ -50,20 +61,58 @@ class PlainLogger(Logger):  # type: ignore[misc]  # gunicorn has no types
 class Worker(GeventWorker):  # type: ignore[misc]  # gunicorn has no types
     """Answers what is no HTTP in JSON, and waits neither for ever nor for what the master kills."""
 
-    def init_process(self) -> None:
-        """Give up on the last streams before the master does, so that each gets its outcome."""
-        self.cfg.set("graceful_timeout", self.cfg.graceful_timeout - KILL_SECONDS)
-        super().init_process()
+    _kill_at = math.inf
+    """When those who are still waiting are told that they wait in vain."""
 
     def init_signals(self) -> None:
         """Heed signals from now on, also one that came while the process began."""
         super().init_signals()
         signal.pthread_sigmask(signal.SIG_UNBLOCK, self.SIGNALS)
 
+    def handle_exit(self, _sig: int, _frame: Any) -> None:
+        """Stop, and give up on the last requests before the master does: SIGTERM."""
+        self._stop(self.cfg.graceful_timeout - KILL_SECONDS)
+
     def handle_quit(self, _sig: int, _frame: Any) -> None:
         """Stop as `handle_exit` does, but wait for nobody: Ctrl-C, SIGINT or SIGQUIT."""
-        self.cfg.set("graceful_timeout", 0)
+        self._stop(0)
+
+    def _stop(self, grace_seconds: float) -> None:
         self.alive = False
+        self._kill_at = min(self._kill_at, time.monotonic() + grace_seconds)
+
+    def run(self) -> None:
+        """Serve until told to stop; then wait for every request, and for every outcome.
+
+        gunicorn's own `run` gives those that it kills a second, and goes by a clock that may be
+        set.
+        """
+        pool = Pool(self.worker_connections)
+        servers = [self._serve(listener, pool) for listener in self.sockets]
+        while self.alive:
+            self.notify()
+            sleep(LOOK_SECONDS)
+        for server in servers:
+            server.close()
+        self._wait(pool, 0)
+        if pool:
+            logger.warning("%s connections are cut off by the stop", len(pool))
+            pool.kill(block=False)
+            self._wait(pool, KILL_SECONDS - LAST_SECONDS)
+
+    def _serve(self, listener: Any, pool: Pool) -> StreamServer:
+        listener.setblocking(1)
+        server = StreamServer(listener, handle=partial(self.handle, listener), spawn=pool)
+        if self.cfg.workers > 1:
+            server.max_accept = 1
+        server.start()
+        return server
+
+    def _wait(self, pool: Pool, seconds: float) -> None:
+        """Wait until nothing is under way, but at most until so long after `_kill_at`."""
+        while pool and (left := self._kill_at + seconds - time.monotonic()) > 0:
+            self.notify()
+            pool.join(timeout=min(left, LOOK_SECONDS))
 
     def timeout_ctx(self) -> AbstractContextManager[None]:
         """Leave it to the client's own deadlines to end a wait."""

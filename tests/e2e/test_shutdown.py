@@ -4,6 +4,7 @@ import json
 import os
 import signal
 import sqlite3
+import subprocess
 import sys
 import threading
 import time
@@ -55,6 +56,8 @@ UNLIMITED = {"CHATPORT_USER_LIMIT": "", "CHATPORT_TOTAL_LIMIT": ""}
 RESTARTS = times(1, 10)
 CLIENTS = 8
 PATIENCE_SECONDS = 20
+LOCKED_SECONDS = 3.5
+"""Less than a commit waits for another's lock, and more than gunicorn gives whom it kills."""
 
 
 @pytest.fixture
@@ -139,6 +142,30 @@ def test_who_waits_for_a_whole_answer_is_told_of_a_stop_too(
     log = service.log.read_text().splitlines()
     lines = [json.loads(line) for line in log if line.startswith("{")]
     assert {line.get("request_id") for line in lines if line.get("code")} == ids
+
+
+def test_a_stop_waits_until_the_outcomes_are_written_and_told(
+    serve: Callable[..., Any], provider: Any, clients: ExitStack
+) -> None:
+    service = serve(**UNLIMITED)
+    provider.gate.clear()
+    streams = [begin(service, n, clients)[1] for n in range(2)]
+    waiting = clients.enter_context(closing(service.connect()))
+    body = {"user_id": "ada", "prompt": "Hello"}
+    waiting.request("POST", SEED, json.dumps(body), {"Content-Type": "application/json"})
+    eventually(lambda: len(provider.prompts) == 3)
+    path = service.folder / "chatport.db"
+    with closing(sqlite3.connect(path, isolation_level=None)) as database:
+        database.execute("BEGIN IMMEDIATE")
+        service.process.send_signal(signal.SIGINT)
+        with pytest.raises(subprocess.TimeoutExpired):  # the wait is the subject
+            service.process.wait(LOCKED_SECONDS)
+        database.execute("ROLLBACK")
+        for answer in (*streams, waiting.getresponse()):
+            assert b"server_shutdown" in answer.read()
+        assert service.process.wait(15) == 0
+        outcomes = Counter(database.execute("SELECT state, error_code FROM exchange"))
+    assert outcomes == {("interrupted", "server_shutdown"): 3}
 
 
 def test_a_service_that_is_stopping_finishes_what_it_can(
