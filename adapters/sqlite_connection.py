@@ -15,6 +15,9 @@ PRAGMAS = {
     "journal_size_limit": 64 * 1024 * 1024,
 }
 
+CLOSING_SECONDS = 1
+"""How long the end of a process waits for others, which may be ending with it."""
+
 
 def connection_to(path: Path) -> peewee.SqliteDatabase:
     """Return a database with one connection for all threads; whoever uses it takes turns."""

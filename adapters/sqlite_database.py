@@ -27,7 +27,7 @@ from .life_sign import LifeSign
 from .open_files import OpenFiles, make_place
 from .request_texts import RequestTexts
 from .schema import migrate, refuse_newer
-from .sqlite_connection import all_or_none, connection_to
+from .sqlite_connection import CLOSING_SECONDS, all_or_none, connection_to
 from .sqlite_faults import DATABASE_ERRORS, parsing
 from .sqlite_ledger import Reserved, SqliteLedger
 from .system import SystemClock, random_id
@@ -94,6 +94,7 @@ class SqliteFile:
         self.writer.close()
 
     def _interrupt_own(self) -> None:
+        self.writer.timeout = CLOSING_SECONDS
         with self.writer.atomic("IMMEDIATE"):
             self.files.check()
             if (mine := self.life_sign.owner) in self._owners():
@@ -288,11 +289,7 @@ class SqliteFile:
             self._ledger.settle(exchange, Reserved(spend_of(exchange), open_row["reserved_in"]))
 
     def empty_wal(self) -> bool:
-        """Move the write-ahead log into the file and cut it to nothing.
-
-        Returns:
-            False if another process is reading and it could not be cut.
-        """
+        """Move the write-ahead log into the file and cut it; return False if others read it."""
         busy, _, _ = self.reader.execute_sql("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
         return not busy
 

@@ -939,6 +939,24 @@ def test_an_open_row_that_makes_no_sense_does_not_hinder_the_end_of_the_process(
     assert stopped == [True]
 
 
+def test_the_end_of_a_process_waits_for_another_that_writes(world: World) -> None:
+    states: list[tuple[str]] = []
+
+    def stop() -> None:
+        with closing(sqlite3.connect(world.path, isolation_level=None)) as other:
+            other.execute("BEGIN IMMEDIATE")
+            ending = threading.Thread(target=world.stop)
+            ending.start()
+            ending.join(0.05)  # the wait is the subject
+            other.execute("ROLLBACK")
+            ending.join()
+            states.extend(other.execute("SELECT state FROM exchange"))
+
+    world.gateway.meanwhile = stop
+    world.ask()
+    assert states == [("interrupted",)]
+
+
 # An answer that cannot be kept
 
 
