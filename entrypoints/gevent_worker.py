@@ -65,8 +65,13 @@ class Worker(GeventWorker):  # type: ignore[misc]  # gunicorn has no types
     """When those who are still waiting are told that they wait in vain."""
 
     def init_signals(self) -> None:
-        """Heed signals from now on, also one that came while the process began."""
+        """Heed signals from now on, also one that came while the process began.
+
+        What a closed terminal sends to all is for the master, which starts anew and stops us.
+        """
         super().init_signals()
+        for each in (signal.SIGHUP, signal.SIGUSR2):  # gunicorn lets them end the process
+            signal.signal(each, signal.SIG_IGN)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, self.SIGNALS)
 
     def handle_exit(self, _sig: int, _frame: Any) -> None:

@@ -189,10 +189,14 @@ class Service:
 
     def kill_workers(self) -> None:
         """Kill the worker processes with -9; the master will start others."""
+        for worker in self.workers():
+            os.kill(worker, signal.SIGKILL)
+
+    def workers(self) -> list[int]:
+        """Return the worker processes."""
         master = self.process.pid
         children = Path(f"/proc/{master}/task/{master}/children").read_text()
-        for worker in children.split():
-            os.kill(int(worker), signal.SIGKILL)
+        return [int(worker) for worker in children.split()]
 
     def _is_alive(self) -> bool:
         for entry in Path("/proc").glob("[0-9]*/stat"):

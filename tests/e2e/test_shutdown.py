@@ -185,6 +185,21 @@ def test_a_service_that_is_stopping_finishes_what_it_can(
     assert outcomes == {("completed", None): STREAMS}
 
 
+def test_what_a_closed_terminal_sends_to_a_worker_cuts_no_stream(
+    serve: Callable[..., Any], provider: Any, clients: ExitStack
+) -> None:
+    service = serve("--workers", "1", **UNLIMITED)
+    provider.gate.clear()
+    _, response = begin(service, 0, clients)
+    [worker] = service.workers()
+    for each in (signal.SIGHUP, signal.SIGUSR2):
+        os.kill(worker, each)
+    provider.gate.set()
+    assert b"event: done" in response.read()
+    assert service.workers() == [worker]
+    assert service.stop() == 0
+
+
 def test_a_rolling_restart_under_load_fails_no_request(serve: Callable[..., Any]) -> None:
     serving = [serve(**UNLIMITED), serve(**UNLIMITED)]
     outcomes: Counter[int] = Counter()
