@@ -90,8 +90,9 @@ class SqliteFile:
         self.life_sign.hide(clean=clean)
 
     def _disconnect(self) -> None:
-        self.reader.close()
-        self.writer.close()
+        for database in (self.reader, self.writer):
+            database.autoconnect = False  # whoever still uses it must not open it again
+            database.close()
 
     def _interrupt_own(self) -> None:
         self.writer.timeout = CLOSING_SECONDS

@@ -36,6 +36,7 @@ class SqliteSession:
         self._opening = threading.Lock()
         self._reading = threading.Lock()
         self._file: SqliteFile | None = None
+        self._ended = False
         self._commits: GroupCommit
 
     def write(self, work: Callable[[SqliteFile], T]) -> T:
@@ -72,9 +73,15 @@ class SqliteSession:
         return found[0]
 
     def opened(self) -> SqliteFile:
-        """Return the open file."""
+        """Return the open file.
+
+        Raises:
+            StorageUnavailable: It cannot be opened, or was closed for good.
+        """
         if self._file is None:
             with self._opening, self._watched():
+                if self._ended:
+                    raise StorageUnavailable
                 if self._file is None:
                     file = SqliteFile(self._path, self._condition, self._named)
                     checks = file.files.check, file.files.check_names
@@ -87,9 +94,15 @@ class SqliteSession:
         if self._file is not None:
             self._file.life_sign.leases.lose(exchange_id)
 
-    def close(self) -> None:
-        """Close the file; the next use opens it again, unless it was damaged or is another."""
+    def close(self, *, for_good: bool = False) -> None:
+        """Close the file; the next use opens it again, unless it was damaged or is another.
+
+        Args:
+            for_good: Nobody may open it again, as where the process ends: what still runs would
+                go on with exchanges that are interrupted by now.
+        """
         with self._opening:
+            self._ended |= for_good
             if self._file is not None:
                 self._file.close()
                 self._file = None

@@ -3,6 +3,7 @@
 import json
 import logging
 import math
+import os
 import secrets
 import signal
 import time
@@ -118,6 +119,13 @@ class Worker(GeventWorker):  # type: ignore[misc]  # gunicorn has no types
         while pool and (left := self._kill_at + seconds - time.monotonic()) > 0:
             self.notify()
             pool.join(timeout=min(left, LOOK_SECONDS))
+
+    def notify(self) -> None:
+        """Show the master that we live; one that is gone is as good as one that says quit."""
+        AsyncWorker.notify(self)
+        if os.getppid() != self.ppid and self._kill_at > time.monotonic():
+            logger.warning("the master is gone, so this worker stops")
+            self._stop(0)
 
     def timeout_ctx(self) -> AbstractContextManager[None]:
         """Leave it to the client's own deadlines to end a wait."""

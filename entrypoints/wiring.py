@@ -102,7 +102,7 @@ class ServiceModule(Module):
 
         options: dict[str, Any] = {"offload": self._place.offload} if self._place.offload else {}
         store = PeeweeStore(self._settings.database, **options)
-        self._closing.callback(store.close)
+        self._closing.callback(store.session.close, for_good=True)
         return store
 
     @provider

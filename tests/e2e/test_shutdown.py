@@ -200,6 +200,21 @@ def test_what_a_closed_terminal_sends_to_a_worker_cuts_no_stream(
     assert service.stop() == 0
 
 
+def test_a_worker_whose_master_is_gone_tells_everybody_that_it_stops(
+    serve: Callable[..., Any], provider: Any, clients: ExitStack
+) -> None:
+    service = serve("--workers", "1", **UNLIMITED)
+    provider.gate.clear()
+    streams = [begin(service, n, clients)[1] for n in range(2)]
+    service.process.kill()
+    for response in streams:
+        assert b"server_shutdown" in response.read()
+    eventually(lambda: not service._is_alive())
+    with closing(sqlite3.connect(service.folder / "chatport.db")) as database:
+        outcomes = Counter(database.execute("SELECT state, error_code FROM exchange"))
+    assert outcomes == {("interrupted", "server_shutdown"): 2}
+
+
 def test_a_rolling_restart_under_load_fails_no_request(serve: Callable[..., Any]) -> None:
     serving = [serve(**UNLIMITED), serve(**UNLIMITED)]
     outcomes: Counter[int] = Counter()

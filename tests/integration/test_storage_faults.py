@@ -51,7 +51,7 @@ from chatport.domain.relay import Once
 from chatport.entrypoints import server
 from chatport.entrypoints.flask_app import create_app
 from chatport.entrypoints.settings import Settings
-from chatport.entrypoints.wiring import condition
+from chatport.entrypoints.wiring import Place, assembled, condition
 from torture import times
 
 ANSWER = "canary answer"
@@ -955,6 +955,26 @@ def test_the_end_of_a_process_waits_for_another_that_writes(world: World) -> Non
     world.gateway.meanwhile = stop
     world.ask()
     assert states == [("interrupted",)]
+
+
+def test_what_outlives_the_end_of_the_process_does_not_open_the_file_again(tmp_path: Path) -> None:
+    settings = Settings.from_mapping({"CHATPORT_DATABASE": f"sqlite:///{tmp_path / 'log.db'}"})
+    with assembled(settings, Place(offline=True)) as parts:
+        parts.store.check()
+    with pytest.raises(StorageUnavailable):
+        parts.store.check()
+    assert {file.name for file in tmp_path.iterdir()} == {"log.db", "log.db.lock"}
+
+
+def test_a_look_that_outlives_the_end_of_the_process_does_not_open_the_file_again(
+    world: World,
+) -> None:
+    def end_and_look(file: SqliteFile) -> object:
+        world.store.session.close(for_good=True)
+        return file.log.find("x")
+
+    with pytest.raises(StorageUnavailable):
+        world.store.session.read(end_and_look)
 
 
 # An answer that cannot be kept
