@@ -33,7 +33,7 @@ class LifeSign:
         self.owner = owner
         self.leases = OwnLeases()
         self._database = database.resolve()  # a link to it is the same file to all
-        self._lock = FileLock(self._path(owner), thread_local=False)
+        self._lock = FileLock(self._path(owner), mode=0o600, thread_local=False)
 
     def show(self) -> None:
         """Hold the lock until `hide`, or until the process dies."""
@@ -58,7 +58,7 @@ class LifeSign:
         try:
             if not self._path(owner).exists():
                 return None
-            FileLock(self._path(owner)).acquire(timeout=0).lock.release()
+            FileLock(self._path(owner), mode=0o600).acquire(timeout=0).lock.release()
         except Timeout:
             return True
         except OSError:

@@ -7,28 +7,39 @@ from typing import Any
 from urllib.parse import quote
 
 import peewee
-from filelock import FileLock
+from filelock import FileLock, Timeout
 from playhouse.migrations import Runner
 
-from chatport.domain.errors import StorageReadOnly, StorageTooNew
+from chatport.domain.errors import StorageBusy, StorageReadOnly, StorageTooNew
 
+from .group_commit import BUSY_SECONDS
 from .open_files import refuse_left_behind
 
 MIGRATIONS = Path(__file__).with_name("migrations")
 HISTORY = "schema_migration"
 FOLDER = "The database's path leads to a folder; name a file in it instead."
 NO_FILE = "The database's path leads to a pipe or a device; name a file instead."
+OWNERS_ONLY = 0o600
+"""Whoever may read a lock may hold it."""
+
 FOREIGN = "The database file belongs to another program; name another file."
 
 
 def migrate(database: peewee.Database, path: Path) -> None:
-    """Apply the migrations that the file lacks, one process at a time."""
+    """Apply the migrations that the file lacks, one process at a time.
+
+    Raises:
+        StorageBusy: Another process has held the lock for too long.
+    """
     place = os.path.realpath(path)  # all who mean the same file wait for each other
     _make_lock(f"{place}.lock", place)
-    with FileLock(f"{place}.lock"):
-        runner = Runner(database, str(MIGRATIONS))
-        if any(migration.applied is None for migration in runner.status()):
-            runner.up()
+    runner = Runner(database, str(MIGRATIONS))
+    try:
+        with FileLock(f"{place}.lock", BUSY_SECONDS, OWNERS_ONLY):
+            if any(migration.applied is None for migration in runner.status()):
+                runner.up()
+    except Timeout:
+        raise StorageBusy from None
 
 
 def _make_lock(lock: str, database: str) -> None:
@@ -39,7 +50,7 @@ def _make_lock(lock: str, database: str) -> None:
     """
     if hasattr(os, "geteuid") and os.geteuid() == 0:
         with suppress(OSError):
-            made = os.open(lock, os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
+            made = os.open(lock, os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, OWNERS_ONLY)
             try:
                 owner = os.stat(database)  # noqa: PTH116  # as its other names are
                 os.fchown(made, owner.st_uid, owner.st_gid)

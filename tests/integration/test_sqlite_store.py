@@ -20,11 +20,12 @@ from typing import Any
 
 import peewee
 import pytest
+from filelock import FileLock
 from playhouse.migrations import Runner
 from playhouse.schema_diff import diff_models
 from pytest_mock import MockerFixture
 
-from chatport.adapters import PeeweeStore, group_commit, open_files, sqlite_faults
+from chatport.adapters import PeeweeStore, group_commit, open_files, schema, sqlite_faults
 from chatport.adapters.exchange_table import ExchangeRow, RefusalRow, timestamp
 from chatport.adapters.group_commit import GroupCommit
 from chatport.adapters.request_texts import MessageChainRow, MessageTextRow
@@ -885,7 +886,28 @@ def test_the_lock_that_root_makes_is_given_to_the_owner_of_the_file_if_root_may(
     owner = path.stat()
     [call] = given.call_args_list
     assert call.args[1:] == (owner.st_uid, owner.st_gid)
-    assert path.with_name("log.db.lock").stat().st_mode & 0o777 == 0o644
+    assert path.with_name("log.db.lock").stat().st_mode & 0o777 == 0o600
+
+
+def test_nobody_else_can_read_what_stands_beside_the_file_and_hold_a_lock_on_it(
+    path: Path,
+) -> None:
+    with closing(PeeweeStore(path)) as store:
+        store.begin(exchange(), BOUNDS)
+        modes = {file.name: file.stat().st_mode & 0o777 for file in path.parent.iterdir()}
+    assert len(modes) == 5  # the file, -wal, -shm, the lock and the sign of life
+    assert set(modes.values()) == {0o600}
+
+
+def test_the_migrations_of_another_process_are_not_waited_for_for_ever(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(schema, "BUSY_SECONDS", 0.1)
+    store = PeeweeStore(path)
+    with FileLock(path.with_name("log.db.lock")), pytest.raises(StorageBusy):
+        store.check()
+    store.check()
+    store.close()
 
 
 def test_what_stands_in_the_place_of_the_lock_is_not_given_away(path: Path, given: Any) -> None:
