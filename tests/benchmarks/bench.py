@@ -19,6 +19,7 @@ from pathlib import Path
 import alone
 import overload
 import processes
+import slow
 import table
 import traffic
 from place import Place
@@ -33,6 +34,7 @@ FIGURES: dict[str, Callable[[Place], list[Row]]] = {
     "streams": traffic.streams,
     "v1streams": traffic.v1streams,
     "overload": overload.overload,
+    "slow": slow.slow,
     "conversation": alone.conversation,
     "history": alone.history,
     "imports": alone.imports,
