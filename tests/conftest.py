@@ -1,5 +1,6 @@
 """What every test shares."""
 
+import gc
 import os
 import socket
 import threading
@@ -28,6 +29,18 @@ LOOPBACK = ("127.", "::1", "localhost", "0.0.0.0")
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
     """Let one more process test than there are cores: many tests wait, for a disk or a deadline."""
     return (os.cpu_count() or 1) + 1
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Iterator[None]:
+    """Spare the collector what is collected: thousands of tests, and they stay until the end."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.collect()
+        gc.freeze()
+        gc.enable()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
