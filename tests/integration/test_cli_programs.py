@@ -17,13 +17,15 @@ from chatport.adapters import OfflineGateway, PeeweeStore, SystemClock, random_i
 from chatport.domain.chat import ChatService
 from chatport.domain.model import ChatRequest
 
+from .programs import Process, Programs
+
 PROGRAM = "from chatport.entrypoints.cli import main; main(prog_name='chatport')"
 KEY = "sk-canary-0123456789"
 NO_KEY = (
     "chatport: OPENAI_API_KEY is not set. Set it, in the environment or in a file .env,"
     " or add --offline to try chatport without a provider.\n"
 )
-Process = subprocess.CompletedProcess[str]
+PROGRAMS = Programs()
 
 
 @pytest.fixture(autouse=True)
@@ -33,17 +35,42 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _programs() -> Iterator[None]:
+    yield
+    PROGRAMS.close()
+
+
 def run(*arguments: str, typed: str | bytes = "", **environment: str) -> Process:
-    """Run the program with this environment, and no other."""
+    """Run the program with this environment, and no other.
+
+    What serves starts from nothing, since it changes what others import.
+    """
+    if sys.platform == "win32" or (arguments[0] == "serve" and "--check" not in arguments):
+        return run_anew(*arguments, typed=typed, **environment)
+    return PROGRAMS.run(arguments, as_bytes(typed), only(environment))
+
+
+def run_anew(*arguments: str, typed: str | bytes = "", **environment: str) -> Process:
+    """Run the program as `run` does, in a process that has imported nothing."""
     done = subprocess.run(
         [sys.executable, "-c", PROGRAM, *arguments],
-        input=typed if isinstance(typed, bytes) else typed.encode(),
-        env={"PATH": os.environ["PATH"], "LANG": "C.UTF-8", **environment},
+        input=as_bytes(typed),
+        env=only(environment),
         capture_output=True,
         timeout=20,
         check=False,
     )
     return Process(done.args, done.returncode, done.stdout.decode(), done.stderr.decode())
+
+
+def as_bytes(typed: str | bytes) -> bytes:
+    return typed if isinstance(typed, bytes) else typed.encode()
+
+
+def only(environment: dict[str, str]) -> dict[str, str]:
+    """Return all of the environment that a program has."""
+    return {"PATH": os.environ["PATH"], "LANG": "C.UTF-8", **environment}
 
 
 @pytest.fixture
@@ -90,7 +117,7 @@ def test_every_command_has_help(arguments: list[str]) -> None:
 
 
 def test_the_version_is_told() -> None:
-    assert run("--version").stdout == "chatport, version 0.1.0\n"
+    assert run_anew("--version").stdout == "chatport, version 0.1.0\n"
 
 
 def test_help_imports_neither_flask_nor_openai_nor_peewee() -> None:
@@ -276,7 +303,7 @@ def test_a_talk_can_be_piped_and_is_continued(folder: Path) -> None:
     assert run("chat", "--offline", typed="Hello\n\n  \nAgain\n").stdout == (
         "You said: Hello\nYou said: Again\nBefore that you said: Hello\nEarlier turns: 1\n"
     )
-    third = run("chat", "--offline", typed="Still here?")
+    third = run_anew("chat", "--offline", typed="Still here?")
     assert (third.returncode, third.stderr) == (0, "")
     assert third.stdout == (
         "You said: Still here?\nBefore that you said: Again\nEarlier turns: 2\n"
@@ -291,7 +318,7 @@ def test_nothing_typed_is_nothing_asked() -> None:
 
 
 def test_an_answer_cannot_command_the_terminal() -> None:
-    done = run("chat", "--offline", typed="\x1b[31m \x9b2J \u202e\n")
+    done = run_anew("chat", "--offline", typed="\x1b[31m \x9b2J \u202e\n")
     assert done.stdout == "You said: \\x1b[31m \\x9b2J \\u202e\n"
 
 
