@@ -3,7 +3,7 @@
 import fcntl
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import datetime
 from functools import cache
 from pathlib import Path
@@ -13,7 +13,7 @@ import peewee
 from playhouse.migrations import Runner
 
 from chatport.domain.admin_ports import KeyStore
-from chatport.domain.errors import StorageCorrupt
+from chatport.domain.errors import StorageBusy, StorageCorrupt
 from chatport.domain.model import State
 
 from .exchange_table import ExchangeRow, timestamp
@@ -31,6 +31,7 @@ WRITE_VERSION = 18
 """The byte of the header that is 2 for a write-ahead log: www.sqlite.org/fileformat2.html"""
 
 WAL = 2
+AT_REST = "mode=ro&immutable=1"
 MAGIC = b"SQLite format 3\0"
 SHADOW = "exchange_text_"
 """What the names of the word index's own tables begin with; how they look is SQLite's affair."""
@@ -64,7 +65,11 @@ class SqliteInspection:
             refuse_left_behind(self._path)  # SQLite would delete the -wal beside an empty file
         except FileUnusable:
             raise StorageCorrupt from None
-        self.reader: Any = peewee.SqliteDatabase(uri(self._path, self._mode()), uri=True)
+        self._open()
+
+    def _open(self) -> None:
+        self._opened = self._state()
+        self.reader: Any = peewee.SqliteDatabase(uri(self._path, self._opened[0]), uri=True)
 
     def close(self) -> None:
         """Close the file."""
@@ -81,7 +86,12 @@ class SqliteInspection:
 
     def damages(self) -> list[str]:
         """Return what SQLite finds wrong with the file, at most 100 things."""
-        with translated():
+        with suppress(StorageBusy):
+            return self._damages()
+        return self._damages()
+
+    def _damages(self) -> list[str]:
+        with self._reading():
             rows = list(self.reader.execute_sql("PRAGMA quick_check(100)"))
         return [str(word) for (word,) in rows if word != "ok"]
 
@@ -95,12 +105,12 @@ class SqliteInspection:
 
     def is_foreign(self) -> bool:
         """Return whether another program has made the file."""
-        with translated():
+        with self._reading():
             return is_foreign(*look(self.reader))
 
     def flaws(self) -> list[str]:
         """Return what of the schema is missing or altered, such as `index exchange_open`."""
-        with translated():
+        with self._reading():
             found = _objects(self.reader)
         return [
             f"{kind} {name} is {'altered' if (kind, name) in found else 'missing'}"
@@ -112,7 +122,7 @@ class SqliteInspection:
         """Return how many exchanges are open, and how many of these nobody will finish."""
         row: Any = ExchangeRow
         query = row.select(row.owner, row.lease_until).where(row.state == State.OPEN).tuples()
-        with translated():
+        with self._reading():
             found = list(query.execute(self.reader))
         now = timestamp(at)
         return len(found), sum(self._is_left(owner, until, now) for owner, until in found)
@@ -143,7 +153,7 @@ class SqliteInspection:
         """Return when the newest exchange began; None if there is none."""
         row: Any = ExchangeRow
         newest = row.select(row.started_at).order_by(row.id.desc()).limit(1).tuples()
-        with translated(), parsing():
+        with self._reading(), parsing():
             found = newest.first(self.reader)
             return datetime.fromisoformat(found[0]) if found else None
 
@@ -153,18 +163,48 @@ class SqliteInspection:
 
     def read(self, work: Callable[[Any], T]) -> T:
         """Return the result of `work`, which uses the `reader` of what it is given."""
-        with translated():
+        with self._reading():
             return work(self)
 
     def _migrations(self) -> list[Any]:
-        with translated():
+        with self._reading():
             return list(Runner(self.reader, str(MIGRATIONS)).status())
+
+    @contextmanager
+    def _reading(self) -> Iterator[None]:
+        """Translate errors, also one that is none: a file at rest that others began to write.
+
+        SQLite locks no such file, so that pages of before and after look like damage.
+
+        Raises:
+            StorageBusy: It was so; who reads again sees what they wrote.
+        """
+        try:
+            with translated():
+                yield
+        finally:
+            with translated():
+                self._open_anew_if_changed()
+
+    def _open_anew_if_changed(self) -> None:
+        try:
+            if self._opened[0] == AT_REST and self._opened != self._state():
+                self.close()
+                self._open()
+                raise StorageBusy
+        except WalWithoutIndex:  # which they are about to make
+            raise StorageBusy from None
+
+    def _state(self) -> tuple[str, int, int]:
+        """Return how to open the file, and what shows that it has changed."""
+        found = self._path.stat()
+        return self._mode(), found.st_size, found.st_mtime_ns
 
     def _mode(self) -> str:
         """Return how to open the file: www.sqlite.org/wal.html, "Read-Only Databases"."""
         wal, index = (self._path.with_name(self._path.name + end) for end in ("-wal", "-shm"))
         if not wal.exists() or (not index.exists() and not wal.stat().st_size):
-            return "mode=ro&immutable=1"  # else SQLite makes both, and leaves them behind
+            return AT_REST  # else SQLite makes both, and leaves them behind
         if not index.exists():
             raise WalWithoutIndex
         return "mode=ro&readonly_shm=1"

@@ -5,7 +5,7 @@ import re
 import stat
 from pathlib import Path
 
-from chatport.domain.errors import StorageCorrupt
+from chatport.domain.errors import StorageBusy, StorageCorrupt
 
 from . import database_name
 from .doctor_findings import Check, Finding, Skip, error, ok, warning
@@ -139,6 +139,8 @@ def integrity(installation: Installation) -> Finding:
         damages = inspection.damages()
     except StorageCorrupt:
         damages = ["it cannot be read"]
+    except StorageBusy:
+        raise Skip("others began to use it meanwhile: run this again") from None
     if damages:
         return error(f"the file is damaged: {len(damages)} faults or more", RESTORE)
     return ok("SQLite finds no damage")

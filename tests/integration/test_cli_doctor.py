@@ -14,6 +14,7 @@ from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, HTTPServer
+from itertools import count
 from pathlib import Path
 from typing import Any, Self
 
@@ -25,9 +26,15 @@ from playhouse.migrations import Runner
 from chatport.adapters import OpenAIGateway, PeeweeKeys, PeeweeStore, ScriptedGateway
 from chatport.adapters.life_sign import LifeSign
 from chatport.adapters.schema import MIGRATIONS
-from chatport.adapters.sqlite_inspection import compile_options, effective_pragmas
+from chatport.adapters.sqlite_inspection import (
+    AT_REST,
+    SqliteInspection,
+    compile_options,
+    effective_pragmas,
+)
 from chatport.domain import Caller, Exchange, HistoryBounds, State
 from chatport.domain.callers import Role
+from chatport.domain.errors import StorageBusy
 from chatport.domain.keys import ApiKey
 from chatport.domain.models import ModelCard
 from chatport.domain.ports import LLMGateway
@@ -70,6 +77,19 @@ def unknown_host(host: str) -> object:
     raise socket.gaierror(-2, f"{host} is not known")
 
 
+def exchange(id_: str, prompt: str) -> Exchange:
+    return Exchange(
+        id=id_,
+        caller="boss",
+        user_id=f"user-of-{id_}",
+        route="test",
+        model="m",
+        prompt=prompt,
+        started_at=NOON - DAY,
+        lease_until=NOON,
+    )
+
+
 class Setup:
     """An installation in which all is well, until it is changed."""
 
@@ -106,19 +126,10 @@ class Setup:
         )
 
     def _write_log(self) -> None:
-        exchange = Exchange(
-            id="e1",
-            caller="boss",
-            user_id="ada",
-            route="test",
-            model="m",
-            prompt="Hello",
-            started_at=NOON - DAY,
-            lease_until=NOON,
-        )
+        hello = exchange("e1", prompt="Hello")
         with closing(PeeweeStore(self.database)) as store:
-            store.begin(exchange, HistoryBounds())
-            store.finish(replace(exchange, state=State.COMPLETED, finished_at=NOON))
+            store.begin(hello, HistoryBounds())
+            store.finish(replace(hello, state=State.COMPLETED, finished_at=NOON))
             PeeweeKeys(store.session).add(Caller(name="boss", role=Role.ADMIN), KEY)
 
     def change(self, **facts: Any) -> Self:
@@ -526,6 +537,40 @@ def test_nothing_is_changed_of_a_database_at_rest(setup: Setup) -> None:
     before = contents(setup.folder)
     setup.findings()
     assert contents(setup.folder) == before
+
+
+def write_much(setup: Setup) -> None:
+    """Change many pages of the file, and what stands where."""
+    with closing(PeeweeStore(setup.database)) as store:
+        for number in range(50):
+            store.begin(exchange(f"new-{number}", prompt=f"word-{number} " * 3000), HistoryBounds())
+
+
+def test_a_file_that_others_begin_to_write_meanwhile_is_not_taken_for_damaged(
+    setup: Setup,
+) -> None:
+    write_much(setup)
+    with closing(SqliteInspection(setup.database)) as inspection:
+        before = inspection.newest()
+        with closing(PeeweeStore(setup.database)) as store:
+            assert store.erase("boss", None) == 51
+        assert inspection.damages() == []
+        assert before is not None
+        assert inspection.newest() is None
+        write_much(setup)
+        with pytest.raises(StorageBusy):
+            inspection.flaws()
+        assert inspection.flaws() == []
+
+
+def test_a_file_that_changes_with_every_look_is_not_judged(
+    setup: Setup, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes = count()
+    monkeypatch.setattr(SqliteInspection, "_state", lambda _: (AT_REST, next(sizes), 0))
+    assert setup.findings()["storage.integrity"] == Finding(
+        Level.SKIPPED, "others began to use it meanwhile: run this again"
+    )
 
 
 def test_nothing_is_changed_under_a_server_that_runs_and_what_it_wrote_is_seen(
