@@ -11,6 +11,7 @@ from chatport.domain.errors import StorageUnavailable
 
 from .file_condition import FileCondition
 from .group_commit import GroupCommit, Offload, run_here
+from .open_files import LOST, FileUnusable
 from .sqlite_database import SqliteFile
 from .sqlite_faults import DATABASE_ERRORS, is_damage, translated
 
@@ -116,5 +117,7 @@ class SqliteSession:
             except DATABASE_ERRORS as error:
                 if is_damage(error):
                     lost = self._file is not None and self._file.files.are_lost()
-                    self._condition.condemn("FILE_LOST" if lost else "SQLITE_CORRUPT")
+                    self._condition.condemn(LOST if lost else "SQLITE_CORRUPT")
+                    if lost:
+                        raise FileUnusable(LOST) from None
                 raise

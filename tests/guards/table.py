@@ -136,7 +136,7 @@ STORAGE = (
     Guard(
         "SQLite goes on writing into a damaged file",
         "adapters/sqlite_session.py",
-        'self._condition.condemn("FILE_LOST" if lost else "SQLITE_CORRUPT")',
+        'self._condition.condemn(LOST if lost else "SQLITE_CORRUPT")',
         "pass",
         (
             (
