@@ -63,12 +63,15 @@ def refuse_newer(path: Path) -> None:
 
     Raises:
         FileUnusable: It is empty, and its -wal is not.
-        StorageReadOnly: There is a folder or a pipe in its place, or another program's database.
+        StorageReadOnly: There is a folder or a pipe in its place, or another program's database,
+            or it may not be written.
         StorageTooNew: It has migrations that this version does not know.
     """
     refuse_left_behind(path)
     if not path.is_file():
         raise StorageReadOnly(FOLDER if path.is_dir() else NO_FILE)
+    if not os.access(path, os.W_OK):  # SQLite would make a -shm that nobody may ever write
+        raise StorageReadOnly
     status, tables = _untouched(path)
     if is_foreign(status, tables):
         raise StorageReadOnly(FOREIGN)

@@ -25,6 +25,7 @@ CLOCK_SLACK_SECONDS = 60
 SHOWN = 10
 RESTORE = "Stop chatport, keep a copy of the file, and copy a backup into its place."
 FULL_SYNC, ON = "2", "1"
+OWNER_USES = stat.S_IRUSR | stat.S_IWUSR
 OTHERS = stat.S_IRWXG | stat.S_IRWXO
 OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
 NETWORK = re.compile(
@@ -93,13 +94,17 @@ def modes(installation: Installation) -> Finding:
 
 
 def owner(installation: Installation) -> Finding:
-    """Look whose the file is."""
+    """Look whose the files are, and whether their owner may use them."""
     euid = installation.around.euid
     files = [*installation.files, installation.lock]
     foreign = [path for path in files if path.exists() and path.stat().st_uid != euid]
     if foreign:
         names = " ".join(map(str, foreign))
         return error(f"another user owns {names}", f"chown {euid} {names}")
+    shut = [path for path in files if path.exists() and ~path.stat().st_mode & OWNER_USES]
+    if euid and shut:  # root may use them all the same
+        names = " ".join(map(str, shut))
+        return error(f"{names} cannot be written", f"chmod u+rw {names}")
     return ok("it belongs to the user who runs this")
 
 

@@ -400,6 +400,21 @@ def test_the_lock_beside_the_database_must_be_its_owners_too(setup: Setup) -> No
     assert f"{setup.database}.lock" in setup.findings()["storage.owner"].found
 
 
+@pytest.mark.parametrize("end", ["", "-shm", ".lock"])
+def test_the_owner_must_be_allowed_to_write_the_files(setup: Setup, end: str) -> None:
+    with closing(PeeweeStore(setup.database)) as store:
+        store.check()
+        Path(f"{setup.database}{end}").chmod(0o400)
+        for path in setup.folder.iterdir():
+            os.chown(path, setup.around.euid, -1)
+        found = setup.findings()["storage.owner"]
+    assert found == Finding(
+        Level.ERROR,
+        f"{setup.database}{end} cannot be written",
+        f"chmod u+rw {setup.database}{end}",
+    )
+
+
 def test_every_check_is_proven_by_a_bad_installation() -> None:
     ids = [check.id for check in CHECKS]
     assert len(ids) == len(set(ids))

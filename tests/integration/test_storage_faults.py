@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
@@ -1145,6 +1146,7 @@ DAMAGED = (
     " to another folder, copy a backup into its place, and start again.\n"
 )
 FOLDER = "chatport: The database's path leads to a folder; name a file in it instead.\n"
+NOBODY = 65534
 UNWRITABLE = (
     "chatport: The database cannot be written; check that its folder is there, and the"
     " permissions.\n"
@@ -1220,6 +1222,26 @@ def test_only_a_file_is_looked_through_at_the_start(tmp_path: Path) -> None:
 def test_a_folder_in_place_of_the_file_ends_the_start_with_a_reason(tmp_path: Path) -> None:
     assert serve(tmp_path) == (3, FOLDER)
     assert serve(tmp_path / "missing" / "log.db") == (3, UNWRITABLE)
+
+
+def test_beside_a_file_that_may_only_be_read_nothing_is_made() -> None:
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / "log.db"
+        with closing(PeeweeStore(path)) as store:
+            store.check()
+        path.chmod(0o400)
+        there = set(path.parent.iterdir())
+
+        def begin() -> None:
+            if os.geteuid() == 0:  # who may write it nevertheless
+                for each in (path.parent, *there):
+                    os.chown(each, NOBODY, -1)
+                os.setuid(NOBODY)
+            with closing(PeeweeStore(path)) as store, pytest.raises(StorageReadOnly):
+                store.check()
+
+        in_another_process(begin)
+        assert set(path.parent.iterdir()) == there
 
 
 READ_ONLY_MOUNT = 'mount --bind "$0" "$0" && mount -o remount,ro,bind "$0" && exec "$@"'
