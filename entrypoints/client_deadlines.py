@@ -143,6 +143,18 @@ class Client:
         if begun:
             self.begin()
 
+    def is_idle(self) -> bool:
+        """Return whether nothing of a request has come, be it read or not."""
+        if not self._silent:
+            return False
+        self._connection.settimeout(0.0)
+        try:
+            return not self._connection.recv(1, socket.MSG_PEEK)
+        except OSError:  # nothing has, or nobody is there
+            return True
+        finally:
+            self._connection.settimeout(SEND_SECONDS)
+
     def linger(self) -> None:
         """Close it later such that the client gets the answer to what was not read to its end."""
         self._broken = True

@@ -141,6 +141,10 @@ class Worker(GeventWorker):  # type: ignore[misc]  # gunicorn has no types
         _check_coding(req)
         if "close" in _connection_options(req):
             req.force_close()
+        asked_to_close = req.should_close
+        req.should_close = lambda: (
+            not self.alive or asked_to_close()
+        )  # a stop may come before its answer
         req.body = WholeBody(req)
         try:
             super().handle_request(listener_name, req, sock, addr)
@@ -154,12 +158,15 @@ class Worker(GeventWorker):  # type: ignore[misc]  # gunicorn has no types
         if not req.body.drain():
             sock.linger()
             req.force_close()
-        if not self.alive:
-            req.force_close()  # a worker that is to stop waits for its connections to end
         sock.await_next(begun=bool(req.unreader.buf.getvalue().strip(b"\r\n")))
 
     def handle_error(self, req: Any, client: Any, _addr: Any, exc: BaseException) -> None:
-        """Answer a request that did not reach the application, or broke on its way out."""
+        """Answer a request that did not reach the application, or broke on its way out.
+
+        Where there is none, nothing is said: it would be taken for the answer to the next one.
+        """
+        if client.is_idle():
+            return
         client.linger()
         path = getattr(req or getattr(exc, "req", None), "path", None)
         is_seed = client.line.startswith(LINE) if path is None else path == PATH

@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import socket
 import sqlite3
 import subprocess
 import sys
@@ -142,6 +143,24 @@ def test_who_waits_for_a_whole_answer_is_told_of_a_stop_too(
     log = service.log.read_text().splitlines()
     lines = [json.loads(line) for line in log if line.startswith("{")]
     assert {line.get("request_id") for line in lines if line.get("code")} == ids
+
+
+def test_at_a_stop_an_answer_says_close_and_an_idle_connection_gets_none(
+    serve: Callable[..., Any], provider: Any, clients: ExitStack
+) -> None:
+    service = serve("--workers", "1", **UNLIMITED)
+    new = clients.enter_context(socket.create_connection(("127.0.0.1", service.port)))
+    used, waiting = (clients.enter_context(closing(service.connect())) for _ in range(2))
+    used.request("GET", "/healthz")
+    assert used.getresponse().read()
+    provider.gate.clear()
+    body = {"user_id": "ada", "prompt": "Hello"}
+    waiting.request("POST", SEED, json.dumps(body), {"Content-Type": "application/json"})
+    eventually(lambda: provider.prompts)
+    service.process.send_signal(signal.SIGINT)
+    assert waiting.getresponse().headers["Connection"] == "close"
+    assert [idle.recv(1) for idle in (new, used.sock)] == [b"", b""]
+    assert service.process.wait(15) == 0
 
 
 def test_a_stop_waits_until_the_outcomes_are_written_and_told(

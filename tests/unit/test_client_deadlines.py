@@ -98,6 +98,21 @@ def test_a_request_whose_head_came_with_the_last_one_has_begun(connection: Conne
         connection.client.recv(100)
 
 
+def test_a_connection_is_idle_until_something_of_a_request_is_there(
+    connection: Connection,
+) -> None:
+    assert connection.client.is_idle()
+    connection.far.sendall(b"a")
+    assert not connection.client.is_idle()
+    assert connection.near.gettimeout() == SEND_SECONDS
+    connection.client.recv(1)
+    assert not connection.client.is_idle()
+    connection.client.await_next()
+    assert connection.client.is_idle()
+    connection.far.close()
+    assert connection.client.is_idle()
+
+
 def test_a_client_that_does_not_read_counts_as_gone(connection: Connection) -> None:
     connection.near.settimeout(0.05)
     with pytest.raises(BrokenPipeError):
