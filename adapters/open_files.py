@@ -120,9 +120,8 @@ class OpenFiles:
             found = _stat_or_none(path)
             if not found or _id(found) != _id(known):
                 if path != self._path:
-                    self._condition.condemn(
-                        LOST
-                    )  # who begins, or has begun since, locks by another
+                    # Who begins, or has begun since, makes another, and locks by that.
+                    self._condition.condemn(LOST)
                 raise FileUnusable(LOST)
             lengths.append(found.st_size)
         if self._link and _id(_stat(self._link, os.stat)) != _id(self._known[self._path]):

@@ -142,9 +142,7 @@ class Worker(GeventWorker):  # type: ignore[misc]  # gunicorn has no types
         if "close" in _connection_options(req):
             req.force_close()
         asked_to_close = req.should_close
-        req.should_close = lambda: (
-            not self.alive or asked_to_close()
-        )  # a stop may come before its answer
+        req.should_close = lambda: asked_to_close() or not self.alive  # also if it stops meanwhile
         req.body = WholeBody(req)
         try:
             super().handle_request(listener_name, req, sock, addr)
