@@ -1,6 +1,7 @@
 """Whether the files that SQLite has open still stand in their folder, and may be written."""
 
 import os
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -17,6 +18,11 @@ SHM_BYTES = 32_768
 
 NEW_SHM_BYTES = 3
 """How long it is for a moment, while SQLite makes it: `unixLockSharedMemory` in its os_unix.c."""
+
+MAKING_SECONDS = 1.0
+"""For making a -shm, page by page, which takes microseconds, on a machine with much else to do."""
+
+LOOK_SECONDS = 0.01
 
 LOCKED_BYTE = 0x40000000
 """The page that holds it is never written: sqlite.org/fileformat2.html, section 1.6."""
@@ -47,12 +53,21 @@ def make_place(path: Path, condition: FileCondition) -> None:
         file = _stat_or_none(str(path))
         if not file or condition.identity != _id(file):
             raise FileUnusable(LOST)
-        shm = _stat_or_none(f"{os.path.realpath(path)}-shm")
-        if shm and shm.st_size % SHM_BYTES > NEW_SHM_BYTES:
+        if _stays_cut(f"{os.path.realpath(path)}-shm"):
             condition.condemn(LOST)
             raise FileUnusable(LOST)
     if not path.exists():
         path.touch(mode=0o600)  # what users say is nobody else's; -wal and -shm follow suit
+
+
+def _stays_cut(shm: str) -> bool:
+    """Return whether a -shm is shorter than SQLite makes it, and nobody is just making it."""
+    give_up = time.monotonic() + MAKING_SECONDS
+    while (found := _stat_or_none(shm)) and found.st_size % SHM_BYTES > NEW_SHM_BYTES:
+        if time.monotonic() > give_up:
+            return True
+        time.sleep(LOOK_SECONDS)
+    return False
 
 
 def refuse_left_behind(path: Path) -> None:

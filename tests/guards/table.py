@@ -889,7 +889,7 @@ SECRETS = (
     Guard(
         "a cut -shm hides what was acknowledged from a new worker",
         "adapters/open_files.py",
-        "if shm and shm.st_size % SHM_BYTES > NEW_SHM_BYTES:",
+        'if _stays_cut(f"{os.path.realpath(path)}-shm"):',
         "if False:",
         (
             "integration/test_storage_faults.py::test_a_worker_that_begins_beside_a_shm_that_was_cut_stops_them_all",

@@ -29,6 +29,7 @@ from chatport.adapters import (
     ScriptedGateway,
     SystemClock,
     look_through,
+    open_files,
     random_id,
     sqlite_faults,
 )
@@ -747,7 +748,7 @@ def test_a_start_while_the_file_is_away_leaves_what_was_written_last(
 
 
 def test_a_worker_that_begins_beside_a_shm_that_was_cut_stops_them_all(
-    world: World, tmp_path: Path
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert world.ask("before").status_code == 200
     (tmp_path / "copy").mkdir()
@@ -755,6 +756,7 @@ def test_a_worker_that_begins_beside_a_shm_that_was_cut_stops_them_all(
         shutil.copy(f"{world.path}{end}", tmp_path / "copy")
     path = tmp_path / "copy" / world.path.name
     os.truncate(f"{path}-shm", 4096)
+    monkeypatch.setattr(open_files, "MAKING_SECONDS", 0.05)
     condition = FileCondition()
     condition.identity = path.stat().st_dev, path.stat().st_ino
     with pytest.raises(FileUnusable):
@@ -762,6 +764,20 @@ def test_a_worker_that_begins_beside_a_shm_that_was_cut_stops_them_all(
     assert condition.fault == "FILE_LOST"
     with closing(PeeweeStore(path)) as store:  # nobody else has it open, and SQLite makes another
         assert [each.prompt for each in store.search(LogQuery())] == ["before"]
+
+
+def test_a_worker_that_begins_while_another_process_makes_the_shm_takes_it_for_no_cut(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert world.ask("before").status_code == 200
+    world.store.close()
+    world.beside("-shm").write_bytes(bytes(8192))  # as far as the other process has come
+    condition = FileCondition()
+    condition.identity = world.path.stat().st_dev, world.path.stat().st_ino
+    monkeypatch.setattr(time, "sleep", lambda _: os.truncate(world.beside("-shm"), 32_768))
+    make_place(world.path, condition)
+    assert condition.fault == ""
+    world.beside("-shm").unlink()
 
 
 def test_a_file_that_was_cut_before_it_was_opened_is_not_written_to(
