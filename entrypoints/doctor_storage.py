@@ -13,6 +13,7 @@ from .doctor_installation import Installation
 
 MB = 1_000_000
 NEEDED_BYTES, WANTED_BYTES = 200 * MB, 1_000 * MB
+DELETE = "Put the file back beside it; where it is gone for good, delete the -shm."
 PUT_BACK = "Put the file back beside it; where it is gone for good, move the -wal away, too."
 
 LARGEST_CHECKED = 1_000 * MB
@@ -75,9 +76,11 @@ def regular(installation: Installation) -> Finding:
     try:
         is_file = stat.S_ISREG(path.stat().st_mode)
     except (FileNotFoundError, NotADirectoryError):
-        wal = path.with_name(f"{path.name}-wal")
+        wal, shm = (path.with_name(f"{path.name}{end}") for end in ("-wal", "-shm"))
         if wal.is_file() and wal.stat().st_size:
             return error(f"{path} is away, and {wal.name} holds what was written last", PUT_BACK)
+        if shm.exists():
+            return error(f"{path} is away, and {shm.name} is left of it", DELETE)
         return ok("it will be made at the first start")
     except OSError as fault:  # a link that leads to itself
         return error(f"{path} cannot be used: {fault.strerror}", NAME_ANOTHER)

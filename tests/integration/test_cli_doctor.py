@@ -273,6 +273,11 @@ BAD: list[tuple[str, Level, Callable[[Setup], object]]] = [
         E,
         lambda s: s.set(CHATPORT_DATABASE="sqlite:///away").file("away-wal", "acknowledged"),
     ),
+    (
+        "storage.regular",
+        E,
+        lambda s: s.set(CHATPORT_DATABASE="sqlite:///away").file("away-shm", ""),
+    ),
     ("storage.modes", E, lambda s: s.database.chmod(0o644)),
     ("storage.modes", E, lambda s: s.file("log.db-wal", "", 0o604)),
     ("storage.owner", E, lambda s: s.change(euid=s.around.euid + 1)),
