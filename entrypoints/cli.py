@@ -7,6 +7,7 @@ import click
 from .chat_cli import chat
 from .cli_exits import (
     EXIT_SETTINGS,
+    Program,
     check_prices,
     faults_end_the_program,
     load_settings,
@@ -37,7 +38,7 @@ NOWHERE = logging.NullHandler()
 """Where a command's log goes: its message says enough. `serve` has a log of its own."""
 
 
-@click.group(epilog=EPILOG, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=Program, epilog=EPILOG, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="chatport")
 def main() -> None:
     """One door of your own for a language model.

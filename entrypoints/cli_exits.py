@@ -1,11 +1,12 @@
 """How commands begin and end: their settings, their errors, their exit codes."""
 
+import errno
 import os
 import sys
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import click
 
@@ -26,6 +27,8 @@ EXIT_SETTINGS = 2
 EXIT_STORAGE = 3
 EXIT_STORAGE_TOO_NEW = 5
 
+UNWRITABLE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EPIPE}
+
 LOOK_SECONDS = 0.5
 """For damage, before a command opens the database; a log of a million takes several."""
 
@@ -33,6 +36,27 @@ RESTORE = (
     "The database file is damaged; stop whatever uses it, move it and its -wal and -shm to another"
     " folder, copy a backup into its place, and start again."
 )
+
+
+class Program(click.Group):
+    """The commands; an output that cannot be written ends them with one sentence."""
+
+    def main(self, *arguments: Any, **options: Any) -> Any:
+        """Run the command, and flush what it printed: Python would do so with a traceback."""
+        try:
+            try:
+                return super().main(*arguments, **options)
+            finally:
+                if sys.stdout:  # there is none after `>&-`
+                    sys.stdout.flush()
+        except OSError as error:
+            if error.errno not in UNWRITABLE:
+                raise
+            with suppress(OSError):
+                sys.stdout.close()
+            if error.errno == errno.EPIPE:  # whoever read it has left, and knows
+                sys.exit(EXIT_FAILED)
+            stop(EXIT_FAILED, f"the output cannot be written: {error.strerror}.")
 
 
 def own_environment() -> Mapping[str, str]:

@@ -118,6 +118,7 @@ def export(output: TextIO, **filters: Any) -> None:
                 output.write(json.dumps(encode(exchange)) + "\n")
                 bar.update(exchange.number - done)
                 done = exchange.number
+        output.flush()  # click, which closes it, hides that it cannot
 
 
 @contextmanager

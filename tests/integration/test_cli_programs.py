@@ -10,6 +10,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
+from typing import IO
 
 import pytest
 
@@ -26,6 +27,7 @@ NO_KEY = (
     " or add --offline to try chatport without a provider.\n"
 )
 PROGRAMS = Programs()
+DISK_FULL = "chatport: the output cannot be written: No space left on device.\n"
 
 
 @pytest.fixture(autouse=True)
@@ -51,17 +53,24 @@ def run(*arguments: str, typed: str | bytes = "", **environment: str) -> Process
     return PROGRAMS.run(arguments, as_bytes(typed), only(environment))
 
 
-def run_anew(*arguments: str, typed: str | bytes = "", **environment: str) -> Process:
+def run_anew(
+    *arguments: str,
+    typed: str | bytes = "",
+    output: int | IO[bytes] = subprocess.PIPE,
+    **environment: str,
+) -> Process:
     """Run the program as `run` does, in a process that has imported nothing."""
     done = subprocess.run(
         [sys.executable, "-c", PROGRAM, *arguments],
         input=as_bytes(typed),
         env=only(environment),
-        capture_output=True,
+        stdout=output,
+        stderr=subprocess.PIPE,
         timeout=20,
         check=False,
     )
-    return Process(done.args, done.returncode, done.stdout.decode(), done.stderr.decode())
+    said = (done.stdout or b"").decode()
+    return Process(done.args, done.returncode, said, done.stderr.decode())
 
 
 def as_bytes(typed: str | bytes) -> bytes:
@@ -524,6 +533,40 @@ def test_a_database_of_a_newer_version_is_exit_code_5_and_left_alone(
         "chatport: The database was written by a newer version of chatport; run that version.\n"
     )
     assert digest(database) == before
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--help"],
+        ["log", "list"],
+        ["log", "export"],
+        ["serve", "--check", "--offline"],
+        ["doctor", "--offline", "--no-network"],
+    ],
+)
+def test_an_output_that_cannot_be_written_is_told_in_a_sentence(
+    folder: Path, arguments: list[str]
+) -> None:
+    write_log(folder / "chatport.db", "Hello")
+    with Path("/dev/full").open("wb") as full:
+        done = run_anew(*arguments, output=full)
+    assert (done.returncode, done.stderr) == (1, DISK_FULL)
+
+
+def test_an_export_that_cannot_be_written_is_told_in_a_sentence(folder: Path) -> None:
+    write_log(folder / "chatport.db", "Hello")
+    done = run("log", "export", "--output", "/dev/full")
+    assert (done.returncode, done.stderr) == (1, DISK_FULL)
+
+
+def test_an_output_that_nobody_reads_any_more_is_left_in_silence(folder: Path) -> None:
+    write_log(folder / "chatport.db", "Hello")
+    reader, writer = os.pipe()
+    os.close(reader)
+    with os.fdopen(writer, "wb") as left:
+        done = run_anew("log", "export", output=left)
+    assert (done.returncode, done.stderr) == (1, "")
 
 
 def test_the_database_can_be_read_by_its_owner_only(folder: Path) -> None:
