@@ -52,6 +52,7 @@ class SqliteInspection:
         named: How chatport names it, if that is a link: life signs may stand beside that.
 
     Raises:
+        StorageReadOnly: It may not even be read.
         StorageCorrupt: It does not begin like a database, or is empty beside its -wal.
         WalWithoutIndex: The file was copied or moved, or only half of it was.
     """
@@ -81,7 +82,7 @@ class SqliteInspection:
 
     def _header(self) -> bytes:
         """Return the beginning of the file, which is empty before anything is written."""
-        with self._path.open("rb") as file:
+        with translated(), self._path.open("rb") as file:
             return file.read(WRITE_VERSION + 1)
 
     def damages(self) -> list[str]:

@@ -5,7 +5,7 @@ import re
 import stat
 from pathlib import Path
 
-from chatport.domain.errors import StorageBusy, StorageCorrupt
+from chatport.domain.errors import StorageBusy, StorageCorrupt, StorageReadOnly
 
 from . import database_name
 from .doctor_findings import Check, Finding, Skip, error, ok, warning
@@ -147,6 +147,8 @@ def integrity(installation: Installation) -> Finding:
         damages = inspection.damages()
     except StorageCorrupt:
         damages = ["it cannot be read"]
+    except StorageReadOnly:
+        return error("the file may not be read", "See storage.owner, and run this again.")
     except StorageBusy:
         raise Skip("others began to use it meanwhile: run this again") from None
     if damages:

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import multiprocessing
 import os
 import shutil
 import socket
@@ -16,6 +17,7 @@ from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from itertools import count
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Self
 
 import peewee
@@ -528,6 +530,25 @@ def test_what_is_no_database_is_said_once(setup: Setup, caplog: pytest.LogCaptur
     assert bad == ["storage.integrity"]
     assert found["storage.journal"].found == "the database cannot be read: see storage.integrity"
     assert caplog.messages == []
+
+
+def test_what_may_not_be_read_is_said_once_and_is_no_defect() -> None:
+    with TemporaryDirectory() as folder:
+        setup = Setup(Path(folder))
+        setup.findings()  # which imports what another user might not
+
+        def look() -> None:
+            if os.geteuid() == 0:  # who may read it nevertheless
+                os.setuid(setup.around.euid)
+            setup.database.chmod(0)
+            found = setup.findings().values()
+            assert "the file may not be read" in [each.found for each in found]
+            assert [each for each in found if "could not be checked" in each.found] == []
+
+        process = multiprocessing.get_context("fork").Process(target=look)
+        process.start()
+        process.join(10)
+        assert process.exitcode == 0
 
 
 def contents(folder: Path) -> dict[str, tuple[str, int]]:
