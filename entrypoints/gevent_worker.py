@@ -104,6 +104,7 @@ class Worker(GeventWorker):  # type: ignore[misc]  # gunicorn has no types
         if pool:
             logger.warning("%s connections are cut off by the stop", len(pool))
             pool.kill(block=False)
+            self._kill_at = time.monotonic()  # where a stop was heeded late, it is later
             self._wait(pool, KILL_SECONDS - LAST_SECONDS)
 
     def _serve(self, listener: Any, pool: Pool) -> StreamServer:
