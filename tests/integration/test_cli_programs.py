@@ -49,7 +49,7 @@ def run(*arguments: str, typed: str | bytes = "", **environment: str) -> Process
     What serves starts from nothing, since it changes what others import.
     """
     if sys.platform == "win32" or (arguments[0] == "serve" and "--check" not in arguments):
-        return run_anew(*arguments, typed=typed, **environment)
+        return run_anew(*arguments, typed=typed, output=subprocess.PIPE, **environment)
     return PROGRAMS.run(arguments, as_bytes(typed), only(environment))
 
 
