@@ -278,7 +278,9 @@ class Turn:
         said = reply or partial.said_bytes or (usage and usage.completion_tokens)
         if not said and (error.may_be_billed or state is State.INTERRUPTED):
             most = self._estimate.most()
-            return replace(most, prompt_tokens=usage.prompt_tokens) if usage else most
+            if usage is None or not usage.prompt_tokens:
+                return most
+            return replace(usage, completion_tokens=most.completion_tokens, estimated=True)
         if said or usage or partial.answer:
             return self._used(usage, reply, partial.said_bytes)
         return None

@@ -7,7 +7,7 @@ memory and one in SQLite. After each step the store and the windows hold what th
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
-from dataclasses import astuple, dataclass, field
+from dataclasses import astuple, dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from fractions import Fraction
 from itertools import count
@@ -788,6 +788,9 @@ class LimiterMachine(RuleBasedStateMachine):
             usage = said
             if not length and how in {"rejected", "timeout", "exit"}:
                 usage = None if how == "rejected" else call.estimate
+        elif not length and not usage.completion_tokens and how in {"timeout", "exit"}:
+            most = call.estimate.completion_tokens
+            usage = replace(usage, completion_tokens=most, estimated=True)
         self.model.settle(call, usage, self.clock.passed)
         if self.is_lost(call):
             return
