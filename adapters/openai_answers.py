@@ -83,7 +83,6 @@ class StreamedAnswer:
     def __init__(self, *, relayed: bool) -> None:
         self._relayed = relayed
         self._said_something = relayed
-        self._said = False
         self._paid = False
         self._counted = False
         self._kept: object = None
@@ -124,8 +123,7 @@ class StreamedAnswer:
             raise UpstreamInvalidResponse
         usage = _usage(chunk.get("usage"))
         said_bytes = said_bytes_of(chunk.get("choices"))
-        self._said = self._said or said_bytes > 0
-        self._paid = self._paid or self._said or bool(usage and usage.completion_tokens)
+        self._paid = self._paid or said_bytes > 0 or bool(usage and usage.completion_tokens)
         if _is_error(chunk):
             error = UpstreamError()
             error.may_be_billed = self._paid

@@ -64,7 +64,10 @@ class Settings:
         KEY, secret, "", "the provider's key; never leaves the server"
     )
     base_url: str = _setting(
-        "OPENAI_BASE_URL", url, "https://api.openai.com/v1", "any OpenAI-compatible provider"
+        "OPENAI_BASE_URL",
+        url,
+        "https://api.openai.com/v1",
+        "any OpenAI-compatible provider; a host with other letters than ASCII in its `xn--` form",
     )
     upstreams: tuple[UpstreamSetting, ...] = _setting(
         "CHATPORT_UPSTREAMS",

@@ -845,7 +845,7 @@ SECRETS = (
     Guard(
         "hidden work counts as none when the provider fails after it",
         "adapters/openai_answers.py",
-        "self._paid = self._paid or self._said or bool(usage and usage.completion_tokens)",
+        "self._paid = self._paid or said_bytes > 0 or bool(usage and usage.completion_tokens)",
         "pass",
         (
             "integration/test_v1_idempotency.py::test_an_error_event_after_work_that_nobody_reads_is_final[counts]",
