@@ -10,16 +10,24 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-CHATPORT = [sys.executable, "-c", "from chatport.entrypoints.cli import main; main()"]
+from integration.programs import PROGRAM, SERVERS, Program
+
 START_SECONDS = 30
+PATIENCE_SECONDS = 30.0
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _programs() -> Iterator[None]:
+    yield
+    SERVERS.close()
 
 
 class Provider(ThreadingHTTPServer):
@@ -117,20 +125,35 @@ class _Completions(BaseHTTPRequestHandler):
 
 
 class Service:
-    """A running `chatport serve`."""
+    """A running `chatport serve`.
 
-    def __init__(self, folder: Path, environment: dict[str, str], *arguments: str) -> None:
+    Args:
+        folder: Where it runs.
+        environment: Its settings.
+        arguments: Those of `chatport serve`.
+        program: What runs it.
+        anew: Whether it runs in a process that has imported nothing, as it does for users.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        environment: dict[str, str],
+        *arguments: str,
+        program: str = PROGRAM,
+        anew: bool = False,
+    ) -> None:
         self.folder = folder
         self.log = folder / "server.log"
         before = self.log.stat().st_size if self.log.exists() else 0
+        start = _start_anew if anew else SERVERS.start
         with self.log.open("ab") as log:
-            self.process = subprocess.Popen(
-                [*CHATPORT, "serve", "--port", "0", *arguments],
-                cwd=folder,
-                env={**_clean_environment(), **environment},
-                stderr=log,
-                stdout=log,
-                start_new_session=True,
+            self.process: subprocess.Popen[bytes] | Program = start(
+                ["serve", "--port", "0", *arguments],
+                {**_clean_environment(), **environment},
+                folder,
+                log.fileno(),
+                program,
             )
         self.port = self._wait_for_port(before)
 
@@ -215,9 +238,33 @@ class Service:
         return self.process.wait(60)
 
 
+def _start_anew(
+    arguments: Sequence[str], environment: Mapping[str, str], folder: Path, log: int, program: str
+) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(
+        [sys.executable, "-c", program, *arguments],
+        cwd=folder,
+        env=environment,
+        stderr=log,
+        stdout=log,
+        start_new_session=True,
+    )
+
+
 def _clean_environment() -> dict[str, str]:
     mine = ("CHATPORT_", "OPENAI_", "COV_")
     return {name: value for name, value in os.environ.items() if not name.startswith(mine)}
+
+
+def eventually(look: Callable[[], Any]) -> Any:
+    """Return what is seen as soon as there is something to see."""
+    patience = time.monotonic() + PATIENCE_SECONDS
+    while True:
+        with suppress(FileNotFoundError):
+            if seen := look():
+                return seen
+        assert time.monotonic() < patience
+        time.sleep(0.01)
 
 
 Serve = Callable[..., Service]
@@ -234,14 +281,13 @@ def provider() -> Iterator[Provider]:
         thread.join()
 
 
-@pytest.fixture
-def serve(tmp_path: Path, provider: Provider) -> Iterator[Serve]:
-    """Return what starts a service in the test's folder, in front of the provider."""
+@contextmanager
+def _serving(folder: Path, provider: Provider, **how: Any) -> Iterator[Serve]:
     with ExitStack() as stack:
 
         def start(*arguments: str, **environment: str) -> Service:
             defaults = {"OPENAI_API_KEY": "sk-canary-key", "OPENAI_BASE_URL": provider.url}
-            service = Service(tmp_path, {**defaults, **environment}, *arguments)
+            service = Service(folder, {**defaults, **environment}, *arguments, **how)
             stack.callback(_end, service)
             return service
 
@@ -251,3 +297,23 @@ def serve(tmp_path: Path, provider: Provider) -> Iterator[Serve]:
 def _end(service: Service) -> None:
     if service.process.poll() is None:
         service.kill()
+
+
+@pytest.fixture
+def program() -> str:
+    """Return what runs a service, for tests to replace."""
+    return PROGRAM
+
+
+@pytest.fixture
+def serve(tmp_path: Path, provider: Provider, program: str) -> Iterator[Serve]:
+    """Return what starts a service in the test's folder, in front of the provider."""
+    with _serving(tmp_path, provider, program=program) as start:
+        yield start
+
+
+@pytest.fixture
+def serve_anew(tmp_path: Path, provider: Provider) -> Iterator[Serve]:
+    """Return what does as `serve` does, but starts as users do."""
+    with _serving(tmp_path, provider, anew=True) as start:
+        yield start

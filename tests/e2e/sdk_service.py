@@ -11,6 +11,7 @@ from openai.types.chat import ChatCompletionChunk
 
 from chatport.adapters import PeeweeStore
 from chatport.domain import Exchange, State
+from integration.programs import PROGRAM
 
 from .conftest import Service
 from .sdk_provider import PATIENCE_SECONDS, SdkProvider
@@ -21,7 +22,11 @@ MODEL = "vendor/echo-1"
 
 @contextmanager
 def running_service(
-    provider: SdkProvider, folder: Path, *arguments: str, **environment: str
+    provider: SdkProvider,
+    folder: Path,
+    *arguments: str,
+    program: str = PROGRAM,
+    **environment: str,
 ) -> Iterator[Service]:
     """Run a `chatport serve` without limits in front of the provider."""
     defaults = {
@@ -31,7 +36,7 @@ def running_service(
         "CHATPORT_USER_LIMIT": "",
         "CHATPORT_TOTAL_LIMIT": "",
     }
-    service = Service(folder, {**defaults, **environment}, *arguments)
+    service = Service(folder, {**defaults, **environment}, *arguments, program=program)
     try:
         yield service
     finally:

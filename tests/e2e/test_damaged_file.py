@@ -5,7 +5,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-from .conftest import Serve
+from .conftest import Serve, eventually
 
 PAGE = 4096
 CORRUPT = (503, "storage_corrupt")
@@ -45,8 +45,8 @@ def test_a_damaged_file_is_written_by_no_worker_any_more(serve: Serve, provider:
     assert {asked(service, f"other-{n}") for n in range(12)} == {CORRUPT}
     assert {ready(service) for _ in range(12)} == {CORRUPT}
     service.kill_workers()
-    while service.log.read_bytes().count(FAILED_TO_BEGIN) < 2:
-        assert service.process.poll() is None
+    eventually(lambda: service.log.read_bytes().count(FAILED_TO_BEGIN) >= 2)
+    assert service.process.poll() is None
     assert {asked(service, f"later-{n}") for n in range(12)} == {CORRUPT}
     assert {ready(service) for _ in range(12)} == {CORRUPT}
     assert list(provider.prompts) == []

@@ -6,7 +6,6 @@ import os
 import signal
 import sqlite3
 import threading
-import time
 from collections import Counter
 from collections.abc import Callable
 from contextlib import closing, suppress
@@ -18,11 +17,12 @@ import pytest
 
 from torture import times
 
+from .conftest import PATIENCE_SECONDS, eventually
+
 ROUNDS = times(50, 500)
 WHOLE = 10
 """In every tenth round the whole service is killed, in the others its workers."""
 
-PATIENCE_SECONDS = 30.0
 SEED = "/openai-completion"
 Serve = Callable[..., Any]
 
@@ -46,8 +46,8 @@ def events(response: http.client.HTTPResponse) -> list[tuple[str, dict[str, Any]
     return [(name[7:], json.loads(data[6:])) for name, data in lines]
 
 
-def test_a_chat_goes_on_across_restarts(serve: Serve, provider: Any) -> None:
-    service = serve()
+def test_a_chat_goes_on_across_restarts(serve: Serve, serve_anew: Serve, provider: Any) -> None:
+    service = serve_anew()
     status, body, headers = service.ask({"user_id": "ada", "prompt": "first"})
     assert (status, body) == (200, {"user_id": "ada", "completion": "echo: first"})
     assert headers["x-ratelimit-remaining-requests"] == "19"
@@ -89,8 +89,7 @@ def test_a_client_that_leaves_ends_the_call_and_the_exchange_is_cancelled(
     connection.getresponse().readline()
     connection.close()
     provider.gate.set()
-    while states(service.folder) == {"open": 1}:
-        pass
+    eventually(lambda: states(service.folder) != {"open": 1})
     # The provider may have delivered its end before the server wrote to the closed socket.
     assert set(states(service.folder)) <= {"cancelled", "completed"}
 
@@ -159,10 +158,7 @@ def test_kill_9_loses_nothing_that_was_acknowledged(serve: Serve) -> None:
 
 def _see_nothing_open(folder: Path) -> None:
     """Wait for the next worker, which finds what the last one has left."""
-    patience = time.monotonic() + PATIENCE_SECONDS
-    while "open" in states(folder):
-        assert time.monotonic() < patience, "an exchange stays open"
-        time.sleep(0.01)
+    eventually(lambda: "open" not in states(folder))
 
 
 def _load_and_kill(
@@ -223,8 +219,7 @@ def test_sigterm_lets_open_streams_come_to_their_end(serve: Serve, provider: Any
     response = connection.getresponse()
     response.readline()
     service.process.send_signal(signal.SIGTERM)
-    while b"Handling signal: term" not in service.log.read_bytes():
-        pass
+    eventually(lambda: b"Handling signal: term" in service.log.read_bytes())
     provider.gate.set()
     assert b"event: done" in response.read()
     connection.close()
@@ -239,15 +234,13 @@ def test_a_killed_worker_is_replaced_and_its_exchange_interrupted(
     provider.gate.clear()
     waiting = threading.Thread(target=_ask_and_lose, args=(service,))
     waiting.start()
-    while not provider.prompts:
-        pass
+    eventually(lambda: provider.prompts)
     master = service.process.pid
     [worker] = Path(f"/proc/{master}/task/{master}/children").read_text().split()
     os.kill(int(worker), signal.SIGKILL)
     waiting.join()
     provider.gate.set()
-    while states(service.folder) != {"interrupted": 1}:
-        pass
+    eventually(lambda: states(service.folder) == {"interrupted": 1})
     status, _, _ = service.ask({"user_id": "ada", "prompt": "again"})
     assert status == 200
 

@@ -4,7 +4,6 @@ import json
 import os
 import shutil
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,6 @@ from typing import Any
 import pytest
 from filelock import FileLock
 
-from . import conftest
 from .conftest import Service
 from .sdk_provider import SdkProvider, running_provider
 from .sdk_service import ended, running_service, url
@@ -81,10 +79,9 @@ def upstream() -> Iterator[SdkProvider]:
 
 @pytest.fixture(scope="module")
 def service(upstream: SdkProvider, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(conftest, "CHATPORT", [sys.executable, "-c", PATIENT])
-        with running_service(upstream, tmp_path_factory.mktemp("chatport")) as service:
-            yield service
+    folder = tmp_path_factory.mktemp("chatport")
+    with running_service(upstream, folder, program=PATIENT) as service:
+        yield service
 
 
 @pytest.fixture(scope="module")

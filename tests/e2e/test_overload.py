@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from .conftest import Service
+from .conftest import Service, eventually
 from .test_live_service import in_parallel, states
 
 MOST = 8
@@ -52,9 +52,9 @@ def fill(service: Any, provider: Any, *, stream: bool) -> list[http.client.HTTPC
     provider.gate.clear()
     before = len(provider.prompts)
     taken = [begin(service, n, stream=stream) for n in range(MOST)]
+    if stream:
+        eventually(lambda: len(provider.prompts) >= before + MOST)
     while len(provider.prompts) < before + MOST:
-        if stream:
-            continue
         told, _, _ = select.select([connection.sock for connection in taken], [], [], 0.01)
         for n, connection in enumerate(taken):
             if connection.sock in told:  # refused: whoever had the place is just leaving
@@ -121,10 +121,9 @@ def test_whoever_fails_or_leaves_gives_the_place_back(service: Any, provider: An
             response.readline()
         connection.close()
     provider.gate.set()
-    while set(states(service.folder)) - {"cancelled", "completed"}:
-        pass
-    while service.ask({"user_id": "after", "prompt": "Hello"})[0] != 200:
-        pass  # the last of them is just leaving
+    eventually(lambda: not set(states(service.folder)) - {"cancelled", "completed"})
+    after = {"user_id": "after", "prompt": "Hello"}
+    eventually(lambda: service.ask(after)[0] == 200)  # the last of them is just leaving
     for connection in fill(service, provider, stream=False):
         provider.gate.set()
         assert connection.getresponse().status == 200

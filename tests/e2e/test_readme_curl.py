@@ -52,8 +52,8 @@ def test_the_curl_lines_work_one_after_the_other(serve: Callable[..., Any]) -> N
     assert "OFFLINE" in service.log.read_text()
 
 
-def test_the_example_with_the_sdk_works(serve: Callable[..., Any]) -> None:
-    service = serve("--offline", OPENAI_API_KEY="")
+def test_the_example_with_the_sdk_works(serve_anew: Callable[..., Any]) -> None:
+    service = serve_anew("--offline", OPENAI_API_KEY="")
     example, *_ = re.findall(r"```py\n(.*?)```", README, re.DOTALL)
     names: dict[str, Any] = {}
     exec(example.replace(":8000/", f":{service.port}/"), names)

@@ -41,7 +41,7 @@ def run(tmp_path: Path) -> Callable[[str], subprocess.CompletedProcess[str]]:
 
 
 def test_a_key_a_service_a_limit_and_the_usage(
-    serve: Callable[..., Any],
+    serve_anew: Callable[..., Any],
     run: Callable[[str], subprocess.CompletedProcess[str]],
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
@@ -50,7 +50,7 @@ def test_a_key_a_service_a_limit_and_the_usage(
     created = run(f'{CREATE}; printf %s "$SHOP_KEY"')
     assert re.fullmatch(r"cp_[0-9a-f]{16}_[A-Za-z0-9_-]{43}", created.stdout), created.stderr
 
-    service = serve("--offline", "--host", "0.0.0.0", OPENAI_API_KEY="")
+    service = serve_anew("--offline", "--host", "0.0.0.0", OPENAI_API_KEY="")
     monkeypatch.setenv("SHOP_KEY", created.stdout)
     exec(EXAMPLE.replace(":8000/", f":{service.port}/"), {})
     *answers, refusal = capsys.readouterr().out.splitlines()

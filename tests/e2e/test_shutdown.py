@@ -6,12 +6,10 @@ import signal
 import socket
 import sqlite3
 import subprocess
-import sys
 import threading
-import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, closing, suppress
+from contextlib import ExitStack, closing
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -20,7 +18,7 @@ import pytest
 
 from torture import times
 
-from . import conftest
+from .conftest import eventually
 
 SEED, OPENAI = "/openai-completion", "/v1/chat/completions"
 STREAMS = 20
@@ -56,7 +54,6 @@ main()
 UNLIMITED = {"CHATPORT_USER_LIMIT": "", "CHATPORT_TOTAL_LIMIT": ""}
 RESTARTS = times(1, 10)
 CLIENTS = 8
-PATIENCE_SECONDS = 20
 LOCKED_SECONDS = 3.5
 """Less than a commit waits for another's lock, and more than gunicorn gives whom it kills."""
 
@@ -84,15 +81,14 @@ def begin(service: Any, n: int, clients: ExitStack) -> Any:
     return path, response
 
 
+@pytest.mark.parametrize("program", [IMPATIENT], ids=["impatient"])
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT, signal.SIGQUIT])
 def test_every_stream_that_cannot_be_finished_is_told_and_has_its_outcome(
     serve: Callable[..., Any],
     provider: Any,
     clients: ExitStack,
-    monkeypatch: pytest.MonkeyPatch,
     how: signal.Signals,
 ) -> None:
-    monkeypatch.setattr(conftest, "CHATPORT", [sys.executable, "-c", IMPATIENT])
     service = serve(**UNLIMITED)
     provider.gate.clear()
     streams = [begin(service, n, clients) for n in range(STREAMS)]
@@ -125,8 +121,7 @@ def test_who_waits_for_a_whole_answer_is_told_of_a_stop_too(
         connection = clients.enter_context(closing(service.connect()))
         connection.request("POST", path, json.dumps(body), {"Content-Type": "application/json"})
         waiting.append(connection)
-    while len(provider.prompts) < len(waiting):
-        pass
+    eventually(lambda: len(provider.prompts) == len(waiting))
     service.process.send_signal(signal.SIGINT)
     seed, openai = (connection.getresponse() for connection in waiting)
     assert (seed.status, openai.status) == (503, 503)
@@ -188,9 +183,9 @@ def test_a_stop_waits_until_the_outcomes_are_written_and_told(
 
 
 def test_a_service_that_is_stopping_finishes_what_it_can(
-    serve: Callable[..., Any], provider: Any, clients: ExitStack
+    serve_anew: Callable[..., Any], provider: Any, clients: ExitStack
 ) -> None:
-    service = serve(**UNLIMITED)
+    service = serve_anew(**UNLIMITED)
     provider.gate.clear()
     streams = [begin(service, n, clients) for n in range(STREAMS)]
     service.process.send_signal(signal.SIGTERM)
@@ -262,24 +257,11 @@ def test_a_rolling_restart_under_load_fails_no_request(serve: Callable[..., Any]
     assert states == {"completed": outcomes[200]}
 
 
-def test_a_worker_that_has_just_begun_is_stopped_like_any_other(
-    serve: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(conftest, "CHATPORT", [sys.executable, "-c", HELD])
+@pytest.mark.parametrize("program", [HELD], ids=["held"])
+def test_a_worker_that_has_just_begun_is_stopped_like_any_other(serve: Callable[..., Any]) -> None:
     service = serve("--workers", "2")
     worker = int(eventually((service.folder / "pid").read_text))
     os.kill(worker, signal.SIGTERM)
     (service.folder / "told").touch()
     eventually(lambda: not Path(f"/proc/{worker}").exists())
     assert service.stop() == 0
-
-
-def eventually(look: Callable[[], Any]) -> Any:
-    """Return what is seen as soon as there is something to see."""
-    patience = time.monotonic() + PATIENCE_SECONDS
-    while True:
-        with suppress(FileNotFoundError):
-            if seen := look():
-                return seen
-        assert time.monotonic() < patience
-        time.sleep(0.01)

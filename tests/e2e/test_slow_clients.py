@@ -2,7 +2,6 @@
 
 import selectors
 import socket
-import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -12,7 +11,6 @@ from threading import Thread
 
 import pytest
 
-from . import conftest
 from .conftest import Provider, Service, _Completions
 from .test_live_service import states
 
@@ -73,9 +71,7 @@ def service(tmp_path_factory: pytest.TempPathFactory, provider: Provider) -> Ite
     upstream = {"OPENAI_API_KEY": "sk-canary-key", "OPENAI_BASE_URL": provider.url}
     unlimited = {"CHATPORT_USER_LIMIT": "", "CHATPORT_TOTAL_LIMIT": ""}
     folder = tmp_path_factory.mktemp("slow")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(conftest, "CHATPORT", [sys.executable, "-c", LAUNCH])
-        running = Service(folder, {**upstream, **unlimited}, "--workers", "1")
+    running = Service(folder, {**upstream, **unlimited}, "--workers", "1", program=LAUNCH)
     yield running
     running.kill()
 

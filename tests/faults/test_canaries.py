@@ -29,7 +29,7 @@ from urllib.parse import quote
 import peewee
 import pytest
 from e2e.conftest import Provider as LiveProvider
-from e2e.conftest import Service
+from e2e.conftest import Service, eventually
 from flask import Flask
 from werkzeug.test import TestResponse
 
@@ -591,7 +591,7 @@ def live(world: World) -> Iterator[Service]:
             "OPENAI_BASE_URL": provider.url,
             "PYTHONFAULTHANDLER": "1",
         }
-        service = Service(world.path.parent, settings, "--workers", "1")
+        service = Service(world.path.parent, settings, "--workers", "1", anew=True)
         service.provider = provider  # type: ignore[attr-defined]
         stack.callback(end, service)
         yield service
@@ -632,8 +632,7 @@ def test_no_process_shows_a_secret(world: World, live: Any) -> None:
     live.provider.gate.clear()
     waiting = threading.Thread(target=send, args=(world, live, "POST", SEED, seed(stream=False)))
     waiting.start()
-    while len(live.provider.prompts) < 5:
-        pass
+    eventually(lambda: len(live.provider.prompts) >= 5)
     master = live.process.pid
     [worker] = Path(f"/proc/{master}/task/{master}/children").read_text().split()
     for pid in (master, worker):

@@ -8,6 +8,7 @@ the arguments, environment, folder and streams that it is given, and ends as the
 import gc
 import json
 import os
+import select
 import signal
 import socket
 import subprocess
@@ -16,39 +17,102 @@ import threading
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 SECONDS = 20
 MOST = 1 << 16
 """Bytes of a request, and of what is typed: less than a pipe or a socket takes at once."""
 
+PROGRAM = "from chatport.entrypoints.cli import main; main(prog_name='chatport')"
+SERVING = "serving"
 Process = subprocess.CompletedProcess[str]
 
 
-class Programs:
-    """Runs programs, with a process to fork that is started when first needed."""
+class Program:
+    """A program that runs in a fork; to be used as a `Popen`."""
 
-    def __init__(self) -> None:
+    def __init__(self, parent: "Programs", pid: int) -> None:
+        self.pid = pid
+        self.returncode: int | None = None
+        self._parent = parent
+        self._end = os.pidfd_open(pid)
+
+    def wait(self, timeout: float | None = None) -> int:
+        """Return the exit code, once there is one."""
+        if self.returncode is None:
+            end = select.poll()
+            end.register(self._end)
+            if not end.poll(None if timeout is None else timeout * 1000):
+                raise subprocess.TimeoutExpired("chatport", timeout or 0)
+            os.close(self._end)
+            self.returncode = self._parent.reap(self.pid)
+        return self.returncode
+
+    def poll(self) -> int | None:
+        """Return the exit code, if there is one."""
+        try:
+            return self.wait(0)
+        except subprocess.TimeoutExpired:
+            return None
+
+    def send_signal(self, number: int) -> None:
+        """Send a signal, unless it has ended."""
+        if self.poll() is None:
+            signal.pidfd_send_signal(self._end, number)
+
+    def kill(self) -> None:
+        """Kill it, unless it has ended."""
+        self.send_signal(signal.SIGKILL)
+
+
+class Programs:
+    """Runs programs, with a process to fork that is started when first needed.
+
+    Args:
+        serving: Whether they are to serve: their imports are those of a server then, in its order,
+            and changed by gevent as a server lets them be.
+    """
+
+    def __init__(self, *, serving: bool = False) -> None:
+        self._serving = serving
         self._door: socket.socket | None = None
         self._parent: subprocess.Popen[bytes] | None = None
 
     def run(
         self, arguments: Sequence[str], typed: bytes, environment: Mapping[str, str]
     ) -> Process:
-        """Run the program in the current folder."""
-        door = self._door or self._open(environment)
+        """Run the program in the current folder, for a few seconds at most."""
         assert len(typed) < MOST
         (stdin, keys), (out, stdout), (err, stderr) = os.pipe(), os.pipe(), os.pipe()
         os.write(keys, typed)
         os.close(keys)
-        request = json.dumps([arguments, dict(environment), str(Path.cwd())]).encode()
-        assert len(request) < MOST
-        socket.send_fds(door, [request], [stdin, stdout, stderr])
-        for given in (stdin, stdout, stderr):
+        streams = stdin, stdout, stderr
+        pid = self._fork(streams, environment, arguments=arguments, seconds=SECONDS)
+        for given in streams:
             os.close(given)
         with ThreadPoolExecutor() as readers:
             said, complained = readers.map(_read, [out, err])
-        code = json.loads(door.recv(MOST))
-        return Process(arguments, code, said.decode(), complained.decode())
+        return Process(arguments, self.reap(pid), said.decode(), complained.decode())
+
+    def start(
+        self,
+        arguments: Sequence[str],
+        environment: Mapping[str, str],
+        folder: Path,
+        log: int,
+        program: str = PROGRAM,
+    ) -> Program:
+        """Start a program in a session of its own, which says all that it says into the log."""
+        with Path(os.devnull).open("rb") as nothing:
+            streams = nothing.fileno(), log, log
+            pid = self._fork(
+                streams, environment, arguments=arguments, folder=str(folder), program=program
+            )
+        return Program(self, pid)
+
+    def reap(self, pid: int) -> int:
+        """Return the exit code of a program, once there is one."""
+        return self._ask(pid)
 
     def close(self) -> None:
         """End the process that forks."""
@@ -58,18 +122,36 @@ class Programs:
             assert (self._parent.returncode, problems) == (0, b"")
             self._door = self._parent = None
 
-    def _open(self, environment: Mapping[str, str]) -> socket.socket:
-        self._door, inside = socket.socketpair()
+    def _fork(self, streams: Sequence[int], environment: Mapping[str, str], **options: Any) -> int:
+        """Return the process id of a new program."""
+        self._door = self._door or self._open()
+        given = {"folder": str(Path.cwd()), "program": PROGRAM, "seconds": 0}
+        return self._ask({**given, "environment": dict(environment), **options}, streams)
+
+    def _ask(self, wish: Any, streams: Sequence[int] = ()) -> int:
+        assert self._door is not None
+        request = json.dumps(wish).encode()
+        assert len(request) < MOST
+        socket.send_fds(self._door, [request], streams)
+        answer: int = json.loads(self._door.recv(MOST))
+        return answer
+
+    def _open(self) -> socket.socket:
+        door, inside = socket.socketpair()
         with inside:
             self._parent = subprocess.Popen(
-                [sys.executable, __file__, str(inside.fileno())],
+                [sys.executable, __file__, str(inside.fileno()), *[SERVING] * self._serving],
                 pass_fds=[inside.fileno()],
-                env={name: environment[name] for name in ("PATH", "LANG")},
+                env={"PATH": os.environ["PATH"], "LANG": "C.UTF-8"},
                 stdin=subprocess.PIPE,  # as a program has, since its streams are made here
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
             )
-        return self._door
+        return door
+
+
+PROGRAMS, SERVERS = Programs(), Programs(serving=True)
+"""For all tests of a process, which close them at the end."""
 
 
 def _read(end: int) -> bytes:
@@ -77,28 +159,64 @@ def _read(end: int) -> bytes:
         return pipe.read()
 
 
-def _fork_for_all(door: socket.socket) -> bool:
-    """Fork for each request; return True in a fork, and False when no more are to come."""
+def _import_for_commands() -> None:
+    from chatport import adapters
+    from chatport.entrypoints import access_log, cli, server, wiring
+
+    _ = [access_log, cli, server, wiring, *(getattr(adapters, name) for name in adapters.__all__)]
+
+
+def _import_for_a_server() -> None:
+    """Import what `chatport serve` imports, and let gevent change it where that does so."""
+    from gevent import monkey
+
+    from chatport import adapters
+    from chatport.entrypoints import access_log, cli, server, wiring
+
+    _ = [access_log, cli, server, wiring, adapters.read_prices, adapters.look_through]
+    monkey.patch_all()
+    from chatport.entrypoints import flask_app, gevent_worker
+
+    _ = [gevent_worker, flask_app, *(getattr(adapters, name) for name in adapters.__all__)]
+
+
+def _fork_for_all(door: socket.socket) -> str:
+    """Fork for each request; return a program in a fork, and none when no more are to come."""
+    fork, wait = os.fork, os.waitpid  # gevent's would need its loop, here where nothing runs
+    _import_for_a_server() if SERVING in sys.argv else _import_for_commands()
+    assert threading.active_count() == 1
+    gc.freeze()  # or each fork looks through all of it at its end
     while True:
         request, streams, _, _ = socket.recv_fds(door, MOST, 3)
         if not request:
-            return False
-        child = os.fork()
-        if child == 0:
-            _become(streams, *json.loads(request))
-            door.close()
-            return True
-        for stream in streams:
-            os.close(stream)
-        _, status = os.waitpid(child, 0)
-        door.send(json.dumps(os.waitstatus_to_exitcode(status)).encode())
+            return ""
+        wish = json.loads(request)
+        if isinstance(wish, int):
+            _, status = wait(wish, 0)
+            answer = os.waitstatus_to_exitcode(status)
+        else:
+            answer = fork()
+            if answer == 0:
+                door.close()
+                return _become(streams, **wish)
+            for stream in streams:
+                os.close(stream)
+        door.send(json.dumps(answer).encode())
 
 
 def _become(
-    streams: Sequence[int], arguments: Sequence[str], environment: Mapping[str, str], folder: str
-) -> None:
-    """Take on what a new process is given."""
-    signal.alarm(SECONDS)
+    streams: Sequence[int],
+    *,
+    arguments: Sequence[str],
+    environment: Mapping[str, str],
+    folder: str,
+    program: str,
+    seconds: int,
+) -> str:
+    """Take on what a new process is given, and return its program."""
+    signal.alarm(seconds)
+    if not seconds:
+        os.setsid()
     for place, stream in enumerate(streams):
         os.dup2(stream, place)
         os.close(stream)
@@ -106,15 +224,8 @@ def _become(
     os.environ.update(environment)
     os.chdir(folder)
     sys.argv = ["-c", *arguments]
+    return program
 
 
 if __name__ == "__main__":
-    from chatport import adapters
-    from chatport.entrypoints import access_log, server, wiring
-    from chatport.entrypoints.cli import main
-
-    prepared = [access_log, server, wiring, *(getattr(adapters, name) for name in adapters.__all__)]
-    assert threading.active_count() == 1
-    gc.freeze()  # or each fork looks through all of it at its end
-    if _fork_for_all(socket.socket(fileno=int(sys.argv[1]))):
-        main(prog_name="chatport")
+    exec(_fork_for_all(socket.socket(fileno=int(sys.argv[1]))), {"__name__": "__main__"})

@@ -17,16 +17,13 @@ import pytest
 from chatport.adapters import OfflineGateway, PeeweeStore, SystemClock, random_id
 from chatport.domain.chat import ChatService
 from chatport.domain.model import ChatRequest
+from integration.programs import PROGRAM, PROGRAMS, SERVERS, Process
 
-from .programs import Process, Programs
-
-PROGRAM = "from chatport.entrypoints.cli import main; main(prog_name='chatport')"
 KEY = "sk-canary-0123456789"
 NO_KEY = (
     "chatport: OPENAI_API_KEY is not set. Set it, in the environment or in a file .env,"
     " or add --offline to try chatport without a provider.\n"
 )
-PROGRAMS = Programs()
 DISK_FULL = "chatport: the output cannot be written: No space left on device.\n"
 
 
@@ -37,20 +34,19 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-@pytest.fixture(scope="module", autouse=True)
+@pytest.fixture(scope="session", autouse=True)
 def _programs() -> Iterator[None]:
     yield
     PROGRAMS.close()
+    SERVERS.close()
 
 
 def run(*arguments: str, typed: str | bytes = "", **environment: str) -> Process:
-    """Run the program with this environment, and no other.
-
-    What serves starts from nothing, since it changes what others import.
-    """
-    if sys.platform == "win32" or (arguments[0] == "serve" and "--check" not in arguments):
+    """Run the program with this environment, and no other."""
+    if sys.platform == "win32":
         return run_anew(*arguments, typed=typed, output=subprocess.PIPE, **environment)
-    return PROGRAMS.run(arguments, as_bytes(typed), only(environment))
+    serves = arguments[0] == "serve" and "--check" not in arguments
+    return (SERVERS if serves else PROGRAMS).run(arguments, as_bytes(typed), only(environment))
 
 
 def run_anew(
