@@ -12,6 +12,7 @@ from schemathesis import Case
 
 from chatport.domain.callers import Caller, Role
 from chatport.domain.errors import InvalidApiKey
+from torture import times
 
 from .callers import by_path
 from .test_openapi import service_app
@@ -32,7 +33,7 @@ api = schemathesis.openapi.from_wsgi("/openapi.json", service_app(by_key))
 
 @api.parametrize()
 @settings(
-    max_examples=40,
+    max_examples=times(10, 400),  # and some thousands that are the same each time
     deadline=None,
     derandomize=True,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],

@@ -23,6 +23,7 @@ from chatport.entrypoints.wiring import condition
 
 from .callers import admin_of, by_path
 
+PLUGIN = "schemathesis.pytest.plugin"
 SEED, CHAT = "/openai-completion", "/v1/chat/completions"
 HI = {"role": "user", "content": "Hi"}
 BODIES: dict[str, dict[str, Any]] = {
@@ -102,7 +103,7 @@ def test_every_request_and_answer_is_as_the_document_says(document: dict[str, An
     requests = Path(__file__).with_name("openapi_requests.py")
     asked = [path for path, _, _ in operations(document) if path != "/openapi.json"]  # the first
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", requests],
+        [sys.executable, "-m", "pytest", "-pno:cacheprovider", f"-p{PLUGIN}", requests],
         stdout=subprocess.PIPE,
         text=True,
         check=False,
