@@ -12,13 +12,19 @@ import pytest
 from flask.testing import FlaskClient
 from werkzeug.test import TestResponse
 
-from chatport.adapters import MemoryStore, OpenAIGateway, SystemClock, random_id
+from chatport.adapters import (
+    MemoryStore,
+    OpenAIGateway,
+    SystemClock,
+    random_id,
+    upstream_transport,
+)
 from chatport.domain import Upstreams
 from chatport.domain.chat import ChatService
 from chatport.domain.model import Exchange, LogQuery, State
 from chatport.domain.upstreams import Upstream as Provider
 from chatport.entrypoints.flask_app import create_app
-from integration.faults import KEY, PROMPT, QUOTED
+from integration.faults import KEY, PROMPT, QUOTED, SOON
 from integration.relaying import PATH as V1
 from integration.relaying import SEED, checked
 from integration.upstream import Answer, Upstream, running_upstream
@@ -78,6 +84,12 @@ class Service:
 
 
 Serve = Callable[[Mode, Half], Service]
+
+
+@pytest.fixture(autouse=True)
+def _short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Wait for the rest of a refusal for less than two seconds; the call has ten."""
+    monkeypatch.setattr(upstream_transport, "ERROR_SECONDS", SOON)
 
 
 @pytest.fixture
