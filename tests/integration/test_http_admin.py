@@ -19,6 +19,7 @@ from chatport.domain.errors import CallerExists, CallerNotFound, ExchangeNotFoun
 from chatport.domain.keys import hash_secret, parse_key
 from chatport.domain.rules import notation, parse_budgets, parse_limits
 from chatport.entrypoints.admin_wire import BUDGETS_PATTERN, LIMITS_PATTERN
+from torture import times
 
 from .callers import Site, bearer
 
@@ -738,7 +739,7 @@ def test_a_store_that_fails_means_503(path: str) -> None:
 # What the patterns say
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=times(100, 3_000), deadline=None)
 @given(st.from_regex(LIMITS_PATTERN.replace("$", r"\Z")))
 def test_every_text_of_the_pattern_is_limits_that_can_be_sent_again(text: str) -> None:
     rules = parse_limits(text)
@@ -747,7 +748,7 @@ def test_every_text_of_the_pattern_is_limits_that_can_be_sent_again(text: str) -
     assert re.fullmatch(LIMITS_PATTERN, notation(rules))
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=times(100, 3_000), deadline=None)
 @given(st.from_regex(BUDGETS_PATTERN.replace("$", r"\Z")))
 def test_every_text_of_the_pattern_is_budgets_that_can_be_sent_again(text: str) -> None:
     rules = parse_budgets(text)
