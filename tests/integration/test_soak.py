@@ -4,6 +4,7 @@ The file is also the program that is watched: a process of its own, in which no 
 """
 
 import gc
+import io
 import json
 import os
 import subprocess
@@ -11,9 +12,10 @@ import sys
 import threading
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
-from flask.testing import FlaskClient
+from flask import Flask
 
 from chatport.entrypoints.flask_app import create_app
 from chatport.entrypoints.settings import Settings
@@ -29,7 +31,9 @@ WARM_UP = 12
 
 PAGE = os.sysconf("SC_PAGE_SIZE")
 WAL_BYTES = 64 * 1024 * 1024
-BYTES_A_REQUEST = 1024
+BYTES_A_REQUEST = 256
+"""10 to 20 were measured; one megabyte that the allocator takes in between may look like 190."""
+SEED, CHAT = "/openai-completion", "/v1/chat/completions"
 RULES = {
     "CHATPORT_USER_LIMIT": "50/minute",
     "CHATPORT_CALLER_LIMIT": "1000000/minute",
@@ -47,30 +51,68 @@ def process(path: str) -> None:
     settings = Settings.from_mapping({"CHATPORT_DATABASE": f"sqlite:///{path}", **RULES})
     with assembled(settings, Place(offline=True)) as parts:
         app = create_app(parts.service, parts.ready, authenticate=parts.doorkeeper.authenticate)
-        client = app.test_client()
+        gc.freeze()  # what is there already would be looked through at each of the looks
         looks = []
         for number in range(REQUESTS):
-            ask(client, number)
+            ask(app, number)
             if (number + 1) % (REQUESTS // LOOKS) == 0:
                 looks.append(look(path))
         sys.stdout.write(json.dumps(looks))
 
 
-def ask(client: FlaskClient, number: int) -> None:
-    user, headers = f"user-{number}", {"Idempotency-Key": f"key-{number}"}
-    kind = number % 8
-    if kind < 5:
-        body = {"user_id": user, "prompt": f"Hello {number}", "stream": kind == 0}
-        answer = client.post("/openai-completion", json=body, headers=headers)
-    elif kind < 7:
-        messages = [{"role": "user", "content": f"Hello {number}"}]
-        chat = {"model": "m", "user": user, "messages": messages, "stream": kind == 5}
-        answer = client.post("/v1/chat/completions", json=chat, headers=headers)
+def ask(app: Flask, number: int) -> None:
+    """Send the request of this number: half of them are written down, and the others are cheap."""
+    kind, first = number % 12, number - number % 12
+    prompt = {"user_id": f"user-{number}", "prompt": f"Hello {number}", "stream": kind == 0}
+    messages = [{"role": "user", "content": f"Hello {number}"}]
+    chat = {"model": "m", "user": f"user-{number}", "messages": messages, "stream": kind == 4}
+    if kind < 4:
+        call(app, "POST", SEED, f"key-{number}", prompt)
+    elif kind < 6:
+        call(app, "POST", CHAT, f"key-{number}", chat)
+    elif kind == 6:
+        call(app, "GET", f"/conversations/user-{first}")
+    elif kind == 7:  # again, and so answered from the log
+        again = {"user_id": f"user-{first + 1}", "prompt": f"Hello {first + 1}", "stream": False}
+        call(app, "POST", SEED, f"key-{first + 1}", again)
+    elif kind == 8:  # another request, with a key that was used
+        call(app, "POST", SEED, f"key-{first + 1}", prompt, status=422)
+    elif kind == 9:
+        call(app, "POST", SEED, f"key-{number}", {**prompt, f"field-{number}": 1}, status=400)
+    elif kind == 10:
+        call(app, "POST", CHAT, f"key-{number}", {**chat, "messages": []}, status=400)
     else:
-        answer = client.get(f"/conversations/user-{number - 7}")
-    assert answer.status_code == 200, answer.data
-    answer.get_data()
+        call(app, "GET", f"/v1/models/model-{number}", status=404)
+
+
+def call(
+    app: Flask, method: str, path: str, key: str = "", body: Any = None, *, status: int = 200
+) -> None:
+    """Ask as a server does: a test client takes a fifth of the time for itself."""
+    data = b"" if body is None else json.dumps(body).encode()
+    begun: list[int] = []
+    environ = {
+        "REQUEST_METHOD": method,
+        "PATH_INFO": path,
+        "SERVER_NAME": "localhost",
+        "SERVER_PORT": "80",
+        "SERVER_PROTOCOL": "HTTP/1.1",
+        "REMOTE_ADDR": "127.0.0.1",
+        "CONTENT_TYPE": "application/json",
+        "CONTENT_LENGTH": str(len(data)),
+        "HTTP_HOST": "localhost",
+        **({"HTTP_IDEMPOTENCY_KEY": key} if key else {}),
+        "wsgi.url_scheme": "http",
+        "wsgi.input": io.BytesIO(data),
+    }
+
+    def begin(line: str, _headers: Any, _error: Any = None) -> Any:
+        begun.append(int(line[:3]))
+
+    answer: Any = app(environ, begin)
+    said = b"".join(answer)
     answer.close()
+    assert begun == [status], said
 
 
 def look(path: str) -> dict[str, int]:
@@ -104,7 +146,7 @@ def test_many_requests_of_strangers_leave_nothing_behind_in_the_process(tmp_path
         [sys.executable, __file__, tmp_path / "log.db"],
         stdout=subprocess.PIPE,
         text=True,
-        timeout=REQUESTS / 50,
+        timeout=REQUESTS / 20,
         check=True,
         env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
     )
