@@ -2,13 +2,14 @@
 
 import os
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 import peewee
 from filelock import FileLock, Timeout
-from playhouse.migrations import Runner
+from playhouse.migrations import Migration, Runner
 
 from chatport.domain.errors import StorageBusy, StorageReadOnly, StorageTooNew
 
@@ -17,6 +18,8 @@ from .open_files import refuse_left_behind
 
 MIGRATIONS = Path(__file__).with_name("migrations")
 HISTORY = "schema_migration"
+TABLES = "SELECT name FROM sqlite_master WHERE type = 'table'"
+APPLIED = "SELECT name, applied FROM schema_migration"
 FOLDER = "The database's path leads to a folder; name a file in it instead."
 NO_FILE = "The database's path leads to a pipe or a device; name a file instead."
 OWNERS_ONLY = 0o600
@@ -33,11 +36,11 @@ def migrate(database: peewee.Database, path: Path) -> None:
     """
     place = os.path.realpath(path)  # all who mean the same file wait for each other
     _make_lock(f"{place}.lock", place)
-    runner = Runner(database, str(MIGRATIONS))
     try:
         with FileLock(f"{place}.lock", BUSY_SECONDS, OWNERS_ONLY):
-            if any(migration.applied is None for migration in runner.status()):
-                runner.up()
+            status, _ = look(database)
+            if any(migration.applied is None for migration in status):
+                Runner(database, str(MIGRATIONS)).up()
     except Timeout:
         raise StorageBusy from None
 
@@ -79,15 +82,28 @@ def refuse_newer(path: Path) -> None:
         raise StorageTooNew
 
 
-def is_foreign(status: list[Any], tables: set[str]) -> bool:
+def is_foreign(status: list[Migration], tables: set[str]) -> bool:
     """Return whether there are tables, and no sign that chatport ever made any of them."""
     ours = "exchange" in tables or any(each.applied and each.path for each in status)
     return bool(tables - {HISTORY}) and not ours
 
 
-def look(database: peewee.SqliteDatabase) -> tuple[list[Any], set[str]]:
-    """Return all migrations, with what the file has of them, and the names of its tables."""
-    return Runner(database, str(MIGRATIONS)).status(), set(database.get_tables())
+def look(database: Any) -> tuple[list[Migration], set[str]]:
+    """Return all migrations, with what the file has of them, and the names of its tables.
+
+    It is what `Runner.status` says, which makes classes and queries first, at each opening.
+    """
+    tables = {name for (name,) in database.execute_sql(TABLES)}
+    applied = dict(database.execute_sql(APPLIED)) if HISTORY in tables else {}
+    known = _known()
+    gone = applied.keys() - {each.name for each in known}
+    status = [each._replace(applied=applied.get(each.name)) for each in known]
+    return status + [Migration(-1, name, None, applied[name]) for name in gone], tables
+
+
+@cache
+def _known() -> list[Migration]:
+    return list(Migration.load_directory(MIGRATIONS))
 
 
 def uri(path: Path, mode: str) -> str:
@@ -95,7 +111,7 @@ def uri(path: Path, mode: str) -> str:
     return f"file:{quote(os.fsencode(path))}?{mode}"
 
 
-def _untouched(path: Path) -> tuple[list[Any], set[str]]:
+def _untouched(path: Path) -> tuple[list[Migration], set[str]]:
     """Return what `look` finds, and leave the file as it is.
 
     The last connection that closes would move a write-ahead log that a killed process has left

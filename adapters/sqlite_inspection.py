@@ -169,7 +169,7 @@ class SqliteInspection:
 
     def _migrations(self) -> list[Any]:
         with self._reading():
-            return list(Runner(self.reader, str(MIGRATIONS)).status())
+            return look(self.reader)[0]
 
     @contextmanager
     def _reading(self) -> Iterator[None]:
