@@ -504,8 +504,8 @@ CALLERS = (
     Guard(
         "a caller reads the conversations of another",
         "adapters/exchange_reader.py",
-        "exact = {stored.caller: query.caller, ",
-        "exact = {",
+        'given: dict[str, Any] = {"caller": query.caller, ',
+        "given: dict[str, Any] = {",
         ("contract/test_conversation_store.py::test_the_log_is_searched_by_every_condition",),
     ),
     Guard(
