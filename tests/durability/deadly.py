@@ -1,15 +1,14 @@
-"""A process that dies at a place of one's choice: before a statement, a call, or a word said.
+"""Places to die at: before a statement, a call, or a word said.
 
-The child is a fork, so that it starts in no time. What it does, and what it has told others, it
-writes into a file; whatever is written there has happened before its death.
+What a process does, and what it has told others, it writes into a file; whatever is written there
+has happened before its death.
 """
 
 import json
 import os
 import signal
 import sqlite3
-import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -84,35 +83,8 @@ def _prompt_of(request: CompletionRequest) -> str:
     return request.body.decode() if request.body is not None else request.messages[-1].text
 
 
-def dies(work: Callable[[Diary], None], diary: Path, at: int | None) -> bool:
-    """Do the work in a child that dies at a place; return False if it came to its end instead.
-
-    Raises:
-        AssertionError: The work itself has failed.
-    """
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # the child needs none of our threads
-        child = os.fork()
-    if child == 0:
-        code = 1
-        try:
-            written = Diary(diary, at)
-            _watch_statements(written)
-            work(written)
-            code = 0
-        except BaseException as error:
-            written.passes(f"broke: {error!r}")
-            raise
-        finally:
-            os._exit(code)
-    _, status = os.waitpid(child, 0)
-    ended = os.waitstatus_to_exitcode(status)
-    assert ended in {0, -signal.SIGKILL}, entries(diary)[-1]
-    return ended != 0
-
-
-def _watch_statements(diary: Diary) -> None:
-    """Make each statement on each connection from now on a place; in the child only."""
+def watch_statements(diary: Diary) -> None:
+    """Make each statement on each connection from now on a place."""
     connect = sqlite3.connect
 
     def watched(*arguments: Any, **options: Any) -> Any:
