@@ -1,7 +1,6 @@
 """Many who want the same at once: one key for 32 requests, one conversation for 32 writers."""
 
 import json
-import os
 import subprocess
 import sys
 import threading
@@ -14,17 +13,18 @@ from typing import Any
 import pytest
 from werkzeug.test import TestResponse
 
-from chatport.adapters import PeeweeStore, ScriptedGateway, SystemClock, random_id
-from chatport.domain import ChatRequest, ChatService, Completion, CompletionRequest, LogQuery
-from chatport.domain.errors import ConversationBusy
+from chatport.adapters import PeeweeStore, ScriptedGateway
+from chatport.domain import LogQuery
 from chatport.domain.model import State
 from integration.relaying import ASKED, SEED, STREAMED, Wire
 from integration.relaying import PATH as V1
 from torture import times
 
+from . import conversation_writers
+from .conversation_writers import WRITERS
+
 AT_ONCE = 32
 KEYS = times(20, 500)
-WRITERS = 16
 CONVERSATIONS = times(20, 300)
 PROMPT: dict[str, Any] = {"user_id": "ada", "prompt": "Hi"}
 KINDS = [(V1, ASKED), (V1, STREAMED), (SEED, PROMPT), (SEED, {**PROMPT, "stream": True})]
@@ -72,58 +72,6 @@ def asking(
 # One conversation, two processes
 
 
-class Echo(ScriptedGateway):
-    """Answers with what it was asked."""
-
-    def complete(self, request: CompletionRequest) -> Completion:
-        roles = [message.role for message in request.messages]
-        assert roles == ["user", "assistant"] * (len(roles) // 2) + ["user"]
-        return Completion(text=f"re: {request.messages[-1].text}", finish_reason="stop")
-
-
-def process() -> None:
-    """Write a prompt from each thread into each conversation; wait while it is busy."""
-    name, path = sys.argv[1:]
-    problems: list[str] = []
-    with closing(PeeweeStore(path)) as store:
-        service = ChatService(
-            store=store,
-            gateway=Echo(),
-            clock=SystemClock(),
-            new_id=random_id,
-            model="model-1",
-        )
-
-        def write(writer: int) -> None:
-            try:
-                for user in range(CONVERSATIONS):
-                    say(service, f"user-{user}", f"{name}-{writer}")
-            except BaseException as error:  # noqa: BLE001  # the test is told
-                problems.append(repr(error))
-
-        store.check()
-        os.write(1, b"ready\n")
-        sys.stdin.readline()
-        threads = [threading.Thread(target=write, args=(n,)) for n in range(WRITERS)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-    os.write(1, json.dumps(problems).encode())
-
-
-def say(service: ChatService, user: str, prompt: str) -> None:
-    """Say something as soon as nobody else is being answered."""
-    while True:
-        try:
-            reply = service.reply(ChatRequest(prompt=prompt, user_id=user))
-        except ConversationBusy:
-            threading.Event().wait(0.005)
-        else:
-            assert reply.text == f"re: {prompt}"
-            return
-
-
 def test_32_writers_in_two_processes_make_one_conversation_without_gap_or_loss(
     tmp_path: Path,
 ) -> None:
@@ -132,11 +80,10 @@ def test_32_writers_in_two_processes_make_one_conversation_without_gap_or_loss(
         store.check()
         both = [
             subprocess.Popen(
-                [sys.executable, __file__, name, path],
+                [sys.executable, conversation_writers.__file__, name, path, str(CONVERSATIONS)],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 text=True,
-                env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
             )
             for name in ("a", "b")
         ]
@@ -159,7 +106,3 @@ def test_32_writers_in_two_processes_make_one_conversation_without_gap_or_loss(
             assert all(turn.reply == f"re: {turn.prompt}" for turn in turns)
             first = turns[0].number
             assert [turn.context_from for turn in turns] == [None, *[first] * (len(turns) - 1)]
-
-
-if __name__ == "__main__":
-    process()
