@@ -1,62 +1,53 @@
 """Never an eleventh call: 64 threads, and two processes, against every rule that allows ten.
 
-Calls are counted at the gateway, where they would cost money. The file is also the program of the
-two processes: they stay from round to round, and read one round a line.
+Calls are counted at the gateway, where they would cost money.
 """
 
 import json
-import os
 import sqlite3
 import subprocess
 import sys
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
-from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
 import pytest
 
-from chatport.adapters import (
-    LimitsCounter,
-    MemoryStore,
-    PeeweeStore,
-    Script,
-    ScriptedGateway,
-    random_id,
-)
+from chatport.adapters import LimitsCounter, MemoryStore, PeeweeStore, Script, ScriptedGateway
 from chatport.domain import (
     Budget,
     Charge,
     ChatRequest,
     ChatService,
-    Clock,
-    Completion,
-    CompletionRequest,
     ConversationStore,
     InFlight,
     Limit,
-    PriceList,
     RateLimiter,
-    Relay,
-    RequestText,
     Unit,
-    Usage,
 )
 from chatport.domain.errors import Refused
 from chatport.domain.rules import Rule, parse_budgets
 from torture import times
 
-THREADS = 64
-PROMPT = "x" * 40
-ALL_OF_IT = Usage(prompt_tokens=10, completion_tokens=90)
-LESS = Usage(prompt_tokens=10, completion_tokens=30)
-NOW = datetime(2026, 11, 23, 12, tzinfo=UTC)
+from . import budget_rounds
+from .budget_rounds import (
+    ALL_OF_IT,
+    LESS,
+    PROMPT,
+    THREADS,
+    CountingGateway,
+    Round,
+    at_once,
+    limited,
+    make_service,
+    relayed,
+)
 
 AGAIN = times(1, 25)
 """How often the 20 rounds of two processes are played, and the others with them."""
@@ -69,153 +60,6 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         metafunc.parametrize("again", range(AGAIN))
 
 
-class StoppedClock(Clock):
-    """It is noon, and stays noon."""
-
-    def now(self) -> datetime:
-        return NOW
-
-    def monotonic(self) -> float:
-        return 0.0
-
-    def sleep(self, seconds: float) -> None:
-        raise AssertionError
-
-
-class TinyPrices(PriceList):
-    """A token of a prompt costs 3 nanodollars, one of an answer 5: a call at most 480, or 180."""
-
-    def cost(self, model: str, usage: Usage) -> int:
-        return 3 * usage.prompt_tokens + 5 * usage.completion_tokens
-
-
-class CountingGateway(ScriptedGateway):
-    """Tells somebody of each call before it answers."""
-
-    def __init__(self, called: Callable[[], None], usage: Usage) -> None:
-        super().__init__(Script(chunks=("reply",), usage=usage))
-        self._called = called
-
-    def complete(self, request: CompletionRequest) -> Completion:
-        self._called()
-        return super().complete(request)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Round:
-    """One round of the two processes.
-
-    Attributes:
-        folder: Where the database is, and the file with a byte for each call.
-        budgets: Of the scope.
-        hangs: Calls are never answered: their process is about to be killed.
-    """
-
-    folder: str
-    scope: str
-    budgets: str
-    completion_tokens: int = 90
-    hangs: bool = False
-
-    @property
-    def database(self) -> Path:
-        return Path(self.folder) / "log.db"
-
-    def calls(self) -> int:
-        path = Path(self.folder) / "calls"
-        return path.stat().st_size if path.exists() else 0
-
-
-def make_service(store: ConversationStore, gateway: ScriptedGateway, **options: Any) -> ChatService:
-    return ChatService(
-        store=store,
-        gateway=gateway,
-        clock=StoppedClock(),
-        new_id=random_id,
-        model="model-1",
-        prices=TinyPrices(),
-        max_output_tokens=90,
-        **options,
-    )
-
-
-def limited(scope: str, rules: Sequence[Rule], counter: LimitsCounter | None = None) -> RateLimiter:
-    by_scope: dict[str, Any] = {scope: rules}
-    return RateLimiter(counter, **by_scope)
-
-
-def relayed(user_id: str) -> ChatRequest:
-    """Return one of many requests that a user may have open at once."""
-    body = json.dumps({"messages": [{"role": "user", "content": PROMPT}]}).encode()
-    text = RequestText(messages=['{"role":"user"}'], parameters="{}")
-    relay = Relay(model="model-1", body=body, text=text, size=len(PROMPT), max_tokens=90)
-    return ChatRequest(prompt=PROMPT, user_id=user_id, relay=relay)
-
-
-def at_once(work: Callable[[int], None]) -> None:
-    """Run the work in all threads, from the same moment on; raise what one of them has raised."""
-    gate = threading.Barrier(THREADS)
-
-    def start(n: int) -> None:
-        gate.wait()
-        work(n)
-
-    with ThreadPoolExecutor(THREADS) as pool:
-        for done in [pool.submit(start, n) for n in range(THREADS)]:
-            done.result()
-
-
-# The program of the two processes
-
-
-def process() -> None:
-    """Play rounds until the input ends: say when ready, then wait for the word, then report."""
-    for line in sys.stdin:
-        game = Round(**json.loads(line))
-        with closing(PeeweeStore(game.database)) as store:
-            store.check()
-            say("ready")
-            sys.stdin.readline()
-            say(json.dumps(play(game, store)))
-            if sys.stdin.readline() == "recover\n":
-                say(json.dumps([store.recover(NOW), store.recover(NOW)]))
-
-
-def play(game: Round, store: PeeweeStore) -> dict[str, int]:
-    """Send a request from each thread; return how many were admitted, and refused by which rule."""
-    outcomes: Counter[str] = Counter()
-    calls = os.open(Path(game.folder) / "calls", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-
-    def called() -> None:
-        os.write(calls, b".")
-        if game.hangs:
-            say("called")
-            threading.Event().wait()
-
-    usage = Usage(prompt_tokens=10, completion_tokens=game.completion_tokens)
-    limiter = limited(game.scope, parse_budgets(game.budgets))
-    service = make_service(store, CountingGateway(called, usage), limiter=limiter)
-
-    def ask(n: int) -> None:
-        if game.scope == "user":
-            request = relayed("ada")
-        else:
-            request = ChatRequest(prompt=PROMPT, user_id=f"user-{os.getpid()}-{n}")
-        try:
-            service.reply(request)
-            outcomes["admitted"] += 1
-        except Refused as error:
-            outcomes[error.rule] += 1
-
-    at_once(ask)
-    os.close(calls)
-    return outcomes
-
-
-def say(line: str) -> None:
-    os.write(1, f"{line}\n".encode())
-
-
 # The tests of two processes
 
 
@@ -224,7 +68,7 @@ class Player:
 
     def __init__(self) -> None:
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "integration.test_budget_races"],
+            [sys.executable, "-m", budget_rounds.__name__],
             cwd=Path(__file__).parent.parent,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -553,7 +397,3 @@ def assert_room_for(calls: int, store: ConversationStore, limiter: RateLimiter) 
         service.stream(ChatRequest(prompt=PROMPT))
     for stream in streams:
         stream.close()
-
-
-if __name__ == "__main__":
-    process()
