@@ -41,6 +41,8 @@ NO_REQUEST = {"context_from": None, "parameters_id": None, "messages_id": None}
 
 EXCHANGE: Any = ExchangeRow
 IS_OPEN = EXCHANGE.state == State.OPEN
+ALL = peewee.SQL("*")
+"""Of the columns, which peewee would else write out, one by one, for each query."""
 
 Row = Mapping[str, Any]
 
@@ -284,7 +286,7 @@ class SqliteFile:
 
     def _settle_open(self, which: Any) -> None:
         """Spend what open exchanges may have cost; their outcome is up to the caller."""
-        for open_row in EXCHANGE.select().where(IS_OPEN & which).dicts().execute(self.writer):
+        for open_row in EXCHANGE.select(ALL).where(IS_OPEN & which).dicts().execute(self.writer):
             with parsing():
                 exchange = to_exchange(open_row)
             self._ledger.settle(exchange, Reserved(spend_of(exchange), open_row["reserved_in"]))

@@ -21,7 +21,7 @@ from chatport.adapters import PeeweeStore
 from .deadly import Diary, entries, watch_statements
 from .works import WORKS
 
-SECONDS = 20
+SECONDS = 60
 MOST = 1 << 16
 """Bytes of a request: less than a socket takes at once."""
 
