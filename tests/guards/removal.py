@@ -18,6 +18,7 @@ from itertools import count
 from pathlib import Path
 
 import pytest
+from _pytest.config import default_plugins
 
 from .table import Guard
 
@@ -31,7 +32,7 @@ OPTIONS = (
 LIBRARIES = (
     *("click", "dotenv", "flask", "genai_prices", "h11", "httpx2", "hypothesis", "injector"),
     *("limits", "openai", "peewee", "playhouse.migrations", "playhouse.sqlite_ext", "pydantic"),
-    *("pytest", "unittest.mock"),
+    *("pytest", "pytest_mock", "unittest.mock", *(f"_pytest.{name}" for name in default_plugins)),
 )
 
 ONE_FAILED = re.compile(r"^1 failed\b(?!.*\berror)", re.MULTILINE)

@@ -320,7 +320,7 @@ def test_a_flood_that_says_nothing_has_an_end_and_leaves_others_their_turn(
 ) -> None:
     upstream.plays(Answer(head + flood * 200, then=Then.HANG))
     turns = mocker.spy(time, "sleep")
-    limits = TransportLimits(body_bytes=400_000, silence=3)
+    limits = TransportLimits(body_bytes=160_000, silence=3)
     with closing(UpstreamTransport(limits)) as transport, pytest.raises(ResponseTooLarge):
         read(transport, upstream)
     assert mocker.call(0) in turns.call_args_list
