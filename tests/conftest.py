@@ -60,8 +60,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items += short
 
 
-@pytest.fixture(autouse=True)
-def _offline(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture(scope="session")
+def patches() -> Iterator[pytest.MonkeyPatch]:
+    """Return what changes something for all tests: thousands need not do it each."""
+    with pytest.MonkeyPatch.context() as patch:
+        yield patch
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _offline(patches: pytest.MonkeyPatch) -> None:
     """Fail a test that opens a connection to anything but this machine."""
     connect = socket.socket.connect
 
@@ -70,19 +77,17 @@ def _offline(monkeypatch: pytest.MonkeyPatch) -> None:
             pytest.fail(f"a test tried to connect to {address[0]}")
         connect(self, address)
 
-    monkeypatch.setattr(socket.socket, "connect", guarded)
+    patches.setattr(socket.socket, "connect", guarded)
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _quickly_made_applications() -> Iterator[None]:
+def _quickly_made_applications(patches: pytest.MonkeyPatch) -> None:
     """Spare thousands of applications the code that builds URLs, since no route builds any."""
 
     def no_url(*_: Any) -> None:
         pytest.fail("a route builds a URL")
 
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Rule, "_compile_builder", lambda *_: no_url)
-        yield
+    patches.setattr(Rule, "_compile_builder", lambda *_: no_url)
 
 
 @pytest.fixture
@@ -108,15 +113,17 @@ def _new_file(tmp_path_factory: pytest.TempPathFactory) -> bytes:
     return path.read_bytes()
 
 
-@pytest.fixture(autouse=True)
-def _quickly_made_files(
-    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, _new_file: bytes
-) -> None:
+@pytest.fixture(scope="session", autouse=True)
+def _quickly_made_files(patches: pytest.MonkeyPatch, _new_file: bytes) -> None:
     """Spare thousands of tests the making of tables, unless it is what they look at."""
 
     one_at_a_time = threading.Lock()
 
     def make_quickly(path: Path, condition: FileCondition) -> None:
+        file, *_ = os.environ.get("PYTEST_CURRENT_TEST", "").split("::")
+        if not LOOK_AT_MAKING.isdisjoint(Path(file).parts):
+            make_place(path, condition)
+            return
         with one_at_a_time:  # a second store may be opening the same file
             is_new = not path.exists()
             make_place(path, condition)
@@ -126,5 +133,4 @@ def _quickly_made_files(
                 whole.chmod(path.stat().st_mode)
                 whole.replace(path.resolve())  # at once: nobody sees half of it
 
-    if LOOK_AT_MAKING.isdisjoint(request.node.path.parts):
-        monkeypatch.setattr(sqlite_database, "make_place", make_quickly)
+    patches.setattr(sqlite_database, "make_place", make_quickly)
