@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from packaging.requirements import Requirement
 
 ROOT = Path(__file__).parent.parent
 LOCKS = ("requirements.lock", "requirements-dev.lock")
@@ -20,7 +21,7 @@ LAYERS = ("domain", "adapters", "entrypoints")
 
 DIRECT = {
     "click": "the commands",
-    "filelock": "the lock of the window table where there is no fcntl",
+    "filelock": "the locks beside the database, on every platform",
     "flask": "the routes",
     "genai-prices": "what models cost",
     "gevent": "thousands of calls at once",
@@ -38,6 +39,10 @@ DIRECT = {
 }
 """Whoever adds one decides to trust one more author, and says here what it is for."""
 
+MOST_ALONE = 10
+"""Authors whom nobody else among them trusts: the others come with Flask and the provider's SDK
+anyway, and are named because chatport imports them itself."""
+
 MOST_LOCKED = 48
 """What is installed all together, for any platform. It was 44 when this was written."""
 
@@ -45,7 +50,7 @@ ENTRY = re.compile(
     r"(?P<name>[a-z0-9][a-z0-9-]*)(?:\[(?P<extras>[a-z0-9,-]+)\])?"
     r"==(?P<version>[0-9][0-9a-z.]*)(?: ; [^\\]+?)? \\\n"
     r"(?P<hashes>(?:    --hash=sha256:[0-9a-f]{64}(?: \\)?\n)+)"
-    r"(?:    # .*\n)+"
+    r"(?P<why>(?:    # .*\n)+)"
 )
 ELSEWHERE = re.compile(r"://|@|--(?:index|extra|find|trusted|editable)|^-|\bgit\+", re.MULTILINE)
 
@@ -120,6 +125,25 @@ def test_a_place_would_be_found(line: str) -> None:
 def test_the_direct_dependencies_are_the_ones_that_were_chosen() -> None:
     assert {name_of(each) for each in PROJECT["project"]["dependencies"]} == set(DIRECT)
     assert "optional-dependencies" not in PROJECT["project"]
+
+
+@pytest.mark.parametrize("platform", ["linux", "darwin", "win32"])
+def test_few_packages_are_there_for_chatport_alone(platform: str) -> None:
+    asked = [Requirement(each) for each in PROJECT["project"]["dependencies"]]
+    here = {
+        name_of(each.name)
+        for each in asked
+        if each.marker is None or each.marker.evaluate({"sys_platform": platform})
+    }
+    alone = {entry["name"] for entry in entries(text_of("requirements.lock")) if is_alone(entry)}
+    assert {"flask", "openai"} <= alone & here
+    assert {"click", "pydantic"} <= here - alone
+    assert len(alone & here) <= MOST_ALONE
+
+
+def is_alone(entry: dict[str, str]) -> bool:
+    """Return whether nothing but chatport asks for a package."""
+    return set(re.findall(r"# (?:via|  ) ?([a-z0-9-]+)", entry["why"])) == {"chatport"}
 
 
 def test_all_that_is_asked_for_is_pinned() -> None:

@@ -1053,4 +1053,4 @@ def test_in_sqlite_the_law_holds_whatever_happens(tmp_path: Path) -> None:
         folder.mkdir()
         return SqliteMachine(Path(shutil.copy(empty, folder / "log.db")))
 
-    run_machine(machine, settings=settings(RUNS, max_examples=times(80, 5_000)))  # type: ignore[arg-type]  # what makes one will do
+    run_machine(machine, settings=settings(RUNS, max_examples=times(40, 5_000)))  # type: ignore[arg-type]  # what makes one will do

@@ -313,7 +313,7 @@ def test_a_client_that_leaves_while_a_head_drips_ends_the_call(
         (b"", b"HTTP/1.1 102 Wait\r\n\r\n" * 1000),
         (EVENTS_HEAD, b"1;%b\r\nx\r\n" % (b"a" * 1000) * 100),
     ],
-    ids=["interim answers", "chunk extensions"],
+    ids=["interim-answers", "chunk-extensions"],
 )
 def test_a_flood_that_says_nothing_has_an_end_and_leaves_others_their_turn(
     upstream: Upstream, mocker: MockerFixture, head: bytes, flood: bytes
