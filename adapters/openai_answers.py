@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from functools import reduce
 from typing import Any
 
@@ -84,7 +85,7 @@ class StreamedAnswer:
         self._relayed = relayed
         self._said_something = relayed
         self._paid = False
-        self._counted = False
+        self._usage: Usage | None = None
         self._kept: object = None
         self._begun: set[object] = set()
         self._finished: set[object] = set()
@@ -130,9 +131,7 @@ class StreamedAnswer:
             raise error
         choice = _first_choice(chunk)
         events = (payload,) if self._relayed else ()
-        if usage and not usage.completion_tokens and self._counted:
-            usage = None  # some end with zeros
-        self._counted = self._counted or usage is not None
+        usage = self._more_than_before(usage)
         if choice is None:
             return Delta(usage=usage, events=events)
         return Delta(
@@ -142,6 +141,19 @@ class StreamedAnswer:
             events=events,
             said_bytes=0 if usage and usage.completion_tokens else said_bytes,
         )
+
+    def _more_than_before(self, usage: Usage | None) -> Usage | None:
+        """Return what is counted by now; some end with zeros, or count the prompt only at first."""
+        before, now = self._usage, usage
+        if before is not None and now is not None:
+            prompt = now if now.prompt_tokens else before
+            now = replace(
+                prompt, completion_tokens=now.completion_tokens or before.completion_tokens
+            )
+        if now == before and not (usage and usage.completion_tokens):
+            return None
+        self._usage = now or before
+        return now
 
     def _text(self, choice: dict[str, Any]) -> str:
         """Return the text of a choice's delta; of several choices, only the first is kept so."""
@@ -245,15 +257,20 @@ def _usage(usage: Any) -> Usage | None:
     """
     if not isinstance(usage, dict):
         return None
-    prompt, completion, total = (
-        _count(usage.get(f"{name}_tokens")) for name in ("prompt", "completion", "total")
-    )
-    if prompt is None or (completion is None and usage.get("completion_tokens") is not None):
+    told = [usage.get("prompt_tokens"), usage.get("completion_tokens")]
+    counts = [_count(each) for each in told if each is not None]
+    if not counts or None in counts:
         return None
+    prompt, completion = (_count(each) or 0 for each in told)
+    total = _count(usage.get("total_tokens")) or 0
+    if completion and not prompt:
+        prompt = max(0, total - completion)
+    else:
+        completion = max(completion, total - prompt)
     return Usage(
         prompt_tokens=prompt,
-        completion_tokens=max(completion or 0, (total or 0) - prompt),
-        cached_tokens=_cached_tokens(usage),
+        completion_tokens=completion,
+        cached_tokens=_cached_tokens(usage, prompt),
     )
 
 
@@ -261,8 +278,8 @@ def _count(tokens: object) -> int | None:
     return tokens if type(tokens) is int and 0 <= tokens < MAX_TOKENS else None
 
 
-def _cached_tokens(usage: dict[str, Any]) -> int:
+def _cached_tokens(usage: dict[str, Any], prompt: int) -> int:
     """Return how many tokens of the prompt were cached; 0 unless the provider says it clearly."""
     details = usage.get("prompt_tokens_details")
     cached = details.get("cached_tokens") if isinstance(details, dict) else None
-    return cached if type(cached) is int and 0 <= cached <= usage["prompt_tokens"] else 0
+    return cached if type(cached) is int and 0 <= cached <= prompt else 0

@@ -32,6 +32,10 @@ CODED = re.compile(
 )
 """An ASCII character as JSON, Python, C or a URL may write it."""
 
+HTML_NUMBER = re.compile(r"&#0*([0-9]+)")
+HTML_DIGITS = 8
+"""No character has a number as long; of thousands of digits Python's `int` makes an error."""
+
 LAYERS = 3
 """How often one code may stand in another: `%252F`."""
 
@@ -125,12 +129,17 @@ def _hides_key(said: str, key: str) -> bool:
 
     That is what a text in UTF-16 looks like, too.
     """
-    shown = KEY_LIKE.sub(" ", _spelled(key).sub(" ", said) if key else said)  # seen, not hidden
+    others = _spelled(key).sub(" ", said) if key else said  # what is seen, is not hidden
+    if key and not _is_word(key) and _letters(key) in _letters(_decoded(others)):
+        return True
+    return KEY_LIKE.search(_decoded(KEY_LIKE.sub(" ", others))) is not None
+
+
+def _decoded(text: str) -> str:
     for _ in range(LAYERS):
-        shown = CODED.sub(_character, html.unescape(shown))
-    shown = unicodedata.normalize("NFKC", shown.replace("\0", ""))
-    hidden = bool(key) and not _is_word(key) and _letters(key) in _letters(shown)
-    return hidden or KEY_LIKE.search(shown) is not None
+        text = HTML_NUMBER.sub(lambda number: f"&#{number[1][:HTML_DIGITS]}", text)
+        text = CODED.sub(_character, html.unescape(text))
+    return unicodedata.normalize("NFKC", text.replace("\0", ""))
 
 
 def _character(code: re.Match[str]) -> str:

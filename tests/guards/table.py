@@ -861,8 +861,8 @@ SECRETS = (
     Guard(
         "thoughts that are in the total alone are free",
         "adapters/openai_answers.py",
-        "max(completion or 0, (total or 0) - prompt)",
-        "completion or 0",
+        "completion = max(completion, total - prompt)",
+        "pass",
         (
             "unit/test_openai_answers.py::test_what_is_in_the_total_alone_is_paid_for_too[usage0-1009-True]",
         ),

@@ -129,6 +129,35 @@ def test_nothing_where_a_key_is_written_in_codes_or_in_pieces(echo: str) -> None
     assert quoted(f"Invalid key {echo}; moon", KEY) == "***"
 
 
+LIVE = "sk-proj-abcDEF123456ghiJKL789mnoPQR"
+
+
+@pytest.mark.parametrize(
+    "echo",
+    [
+        *(LIVE.replace("cD", f"c{between}D") for between in (" ", "\n", "\u200b", "\u00ad")),
+        *(LIVE.replace("cD", f"c{code}") for code in ("%44", "\\u0044", "&#68;", "&#0068;")),
+        LIVE.replace("cD", f"c&#{'0' * 5_000}68;"),
+    ],
+    ids=["blank", "line", "no width", "hyphen", "URL", "JSON", "HTML", "zeros", "many zeros"],
+)
+def test_nothing_of_a_key_whose_beginning_alone_is_seen(echo: str) -> None:
+    words, *_digest = quoted(f"Invalid key {echo}; moon", LIVE).split("... ")
+    assert words == "***"
+
+
+@WAYS
+@pytest.mark.parametrize("number", ["9", "0"])
+def test_a_number_that_is_too_long_for_a_character_is_a_word_like_others(
+    number: str, path: str, body: Any, wire: Wire, upstream: Upstream
+) -> None:
+    text = f"moon &#{number * 4_400};"
+    upstream.plays(Answer(json_http("401 No", {"error": {"message": text}})))
+    words = kept(wire, path, body)
+    assert words is not None
+    assert words.startswith('{"error": {"message": "moon &#')
+
+
 def test_a_key_that_is_a_word_makes_no_holes_in_others() -> None:
     said = "messages must not be empty_array, nor empty, nor have max_tokens of to kens"
     for key in ("EMPTY", "x", "to-kens", "must-not"):

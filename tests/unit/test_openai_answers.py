@@ -88,6 +88,57 @@ def test_a_stream_that_ends_with_zeros_keeps_its_earlier_counts() -> None:
     assert delta.usage == Usage(prompt_tokens=100, completion_tokens=7)
 
 
+@pytest.mark.parametrize(
+    ("first", "last", "prompt_tokens", "completion_tokens"),
+    [
+        ((5000, 1), (0, 100), 5000, 100),
+        ((5000, 1), (5000, 100), 5000, 100),
+        ((0, 0), (5000, 0), 5000, 0),
+        ((7, 0), (5000, 0), 5000, 0),
+        ((0, 50), (5000, 0), 5000, 50),
+        ((5000, 50), (0, 0), 5000, 50),
+    ],
+)
+def test_of_the_counts_of_a_stream_each_stays_until_it_comes_again(
+    first: tuple[int, int], last: tuple[int, int], prompt_tokens: int, completion_tokens: int
+) -> None:
+    answer = StreamedAnswer(relayed=False)
+    usage: Usage | None = None
+    for asked, answered in (first, last):
+        counts = {"prompt_tokens": asked, "completion_tokens": answered}
+        [delta] = answer.read([json.dumps({"choices": [], "usage": counts}).encode()])
+        usage = delta.usage or usage
+    expected = Usage(prompt_tokens=prompt_tokens, completion_tokens=completion_tokens)
+    assert usage == expected
+
+
+def test_counts_that_come_again_count_what_was_said_until_then() -> None:
+    answer = StreamedAnswer(relayed=False)
+    said = 0
+    for text in ("Hel", "lo"):
+        choice = {"index": 0, "delta": {"content": text}}
+        chunk = {"choices": [choice], "usage": counted(None)}
+        [delta] = answer.read([json.dumps(chunk).encode()])
+        said = delta.said_bytes_after(said)
+        assert said == 0
+
+
+@pytest.mark.parametrize("relayed", [True, False])
+@pytest.mark.parametrize("prompt", [{}, {"prompt_tokens": None}, {"prompt_tokens": 0}])
+@pytest.mark.parametrize(("total", "prompt_tokens"), [(5050, 5000), (50, 0), (7, 0), (None, 0)])
+def test_a_prompt_that_is_not_counted_is_what_the_total_has_beyond_the_answer(
+    prompt: dict[str, Any], total: int | None, prompt_tokens: int, relayed: bool
+) -> None:
+    usage = {**prompt, "completion_tokens": 50, "total_tokens": total}
+    expected = Usage(prompt_tokens=prompt_tokens, completion_tokens=50)
+    assert told(usage, relayed=relayed) == expected
+
+
+@pytest.mark.parametrize("usage", [{}, {"total_tokens": 5050}, {"prompt_tokens": None}])
+def test_a_total_alone_is_no_count(usage: dict[str, Any]) -> None:
+    assert told(usage) is None
+
+
 @pytest.mark.parametrize("relayed", [True, False])
 @pytest.mark.parametrize(
     ("usage", "completion_tokens"),
