@@ -129,7 +129,7 @@ class StreamedAnswer:
             error = UpstreamError()
             error.may_be_billed = self._paid
             raise error
-        choice = _first_choice(chunk)
+        choice = _choice_of(chunk)
         events = (payload,) if self._relayed else ()
         usage = self._more_than_before(usage)
         if choice is None:
@@ -163,12 +163,10 @@ class StreamedAnswer:
             self._kept = _index(choice)
         return text if text is not None and _index(choice) == self._kept else ""
 
-    def _finish_reason(self, choices: list[Any]) -> str | None:
+    def _finish_reason(self, choices: list[dict[str, Any]]) -> str | None:
         """Return the reason if the first choice ends here, and remember which choices have."""
         reason = None
         for choice in choices:
-            if not isinstance(choice, dict):
-                raise UpstreamInvalidResponse
             index = _index(choice)
             self._begun.add(index)
             if isinstance(choice.get("finish_reason"), str) and choice["finish_reason"]:
@@ -218,6 +216,20 @@ def _can_be_told(facts: dict[str, Any]) -> bool:
         return bool(json.dumps(facts, allow_nan=False, ensure_ascii=False).encode())
     except ValueError:  # UnicodeEncodeError is one too
         return False
+
+
+def _choice_of(chunk: dict[str, Any]) -> dict[str, Any] | None:
+    """Return the first choice of a chunk, which may have none.
+
+    Raises:
+        UpstreamInvalidResponse: The choices are anything but a list of objects.
+    """
+    choices = chunk.get("choices")
+    if choices is None:
+        return None
+    if not isinstance(choices, list) or not all(isinstance(each, dict) for each in choices):
+        raise UpstreamInvalidResponse
+    return choices[0] if choices else None
 
 
 def _first_choice(answer: dict[str, Any]) -> dict[str, Any] | None:

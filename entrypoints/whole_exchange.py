@@ -1,6 +1,7 @@
 """A request that was passed on and its answer, put together again for people and programs."""
 
 import json
+import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -20,14 +21,25 @@ def request_of(text: RequestText) -> Any:
 
 
 def response_of(exchange: Exchange) -> Any:
-    """Return the provider's answer; a streamed one as it would have been in one piece.
-
-    NaN and its like, which some send although they are not JSON, become text.
-    """
-    pieces = [json.loads(piece, parse_constant=str) for piece in exchange.answer]
+    """Return the provider's answer; a streamed one as it would have been in one piece."""
+    pieces = [_read(piece) for piece in exchange.answer]
     if len(pieces) == 1 and "chunk" not in str(pieces[0].get("object")):
         return pieces[0]
     return assembled(pieces) if pieces else None
+
+
+def _read(text: str | bytes) -> Any:
+    """Return what the JSON says.
+
+    NaN and its like, which some send although they are not JSON, become text; so does what is
+    too large for a number of Python's, which would be written as they are.
+    """
+    return json.loads(text, parse_constant=str, parse_float=_finite)
+
+
+def _finite(text: str) -> float | str:
+    number = float(text)
+    return number if math.isfinite(number) else text
 
 
 def assembled(chunks: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
@@ -36,11 +48,16 @@ def assembled(chunks: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
     choices: dict[str, dict[str, Any]] = {}
     for chunk in chunks:
         whole.update({name: value for name, value in chunk.items() if value is not None})
-        for choice in chunk.get("choices") or ():
+        for choice in _objects(chunk.get("choices")):
             index = choice.get("index")
             _add_choice(choices.setdefault(str(index or 0), {}), choice)
     ordered = [choices[index] for index in sorted(choices, key=lambda index: (len(index), index))]
     return {**whole, "object": "chat.completion", "choices": ordered}
+
+
+def _objects(choices: Any) -> list[dict[str, Any]]:
+    """Return those of a list that are objects: whatever came, the others can be shown."""
+    return [each for each in choices if isinstance(each, dict)] if isinstance(choices, list) else []
 
 
 def _add_choice(whole: dict[str, Any], choice: Mapping[str, Any]) -> None:

@@ -396,8 +396,8 @@ SPEAKING = (
 )
 
 
-VERBATIM = {"counts in words", "offers a text for choices"}
-"""Good answers that hold the key where nobody reads: the wire passes them on as they are."""
+VERBATIM = {"counts in words"}
+"""A good answer that holds the key where nobody reads: the wire passes it on as it is."""
 
 
 def ask_in_all_ways(world: World, app: Flask, chosen: Current, mode: Mode) -> None:

@@ -94,6 +94,13 @@ def test_several_choices_do_not_mix() -> None:
     assert texts == ["ab", "x"]
 
 
+@pytest.mark.parametrize("odd", ["abc", {"a": 1}, 5, True, ["x"], [None], [[{}]]])
+def test_choices_that_are_none_hide_no_others(odd: Any) -> None:
+    pieces = [chunk({"content": "a"}), {**HEAD, "choices": odd}, chunk({"content": "b"})]
+    texts = [choice["message"]["content"] for choice in assembled(pieces)["choices"]]
+    assert texts == ["ab"]
+
+
 def test_a_word_that_is_repeated_in_every_chunk_is_said_once() -> None:
     pieces = [chunk({"role": "assistant", "content": "a"}), chunk({"role": "assistant"})]
     [choice] = assembled(pieces)["choices"]
@@ -161,3 +168,10 @@ def test_any_answer_that_was_taken_can_be_shown(odd: dict[str, Any], before: Any
 def test_what_is_no_json_is_shown_as_text() -> None:
     stored = exchange({"object": "chat.completion", "score": math.nan}, stream=False)
     assert response_of(stored)["score"] == "NaN"
+
+
+@pytest.mark.parametrize("number", ["1e999", "-1E+400"])
+def test_a_number_that_is_too_large_is_shown_as_text(number: str) -> None:
+    stored = exchange({"object": "chat.completion", "choices": []}, stream=False)
+    answer = [b'{"object": "chat.completion", "score": %b}' % number.encode()]
+    assert response_of(replace(stored, answer=answer))["score"] == number
