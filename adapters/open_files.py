@@ -190,6 +190,12 @@ def _id(file: os.stat_result) -> tuple[int, int]:
     return file.st_dev, file.st_ino
 
 
+def size_of(path: Path) -> int:
+    """Return the size of a file; 0 if it is away, or goes away meanwhile."""
+    found = _stat_or_none(str(path))
+    return found.st_size if found else 0
+
+
 def _stat_or_none(path: str) -> os.stat_result | None:
     with suppress(FileUnusable):
         return _stat(path)

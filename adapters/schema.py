@@ -14,7 +14,7 @@ from playhouse.migrations import Migration, Runner
 from chatport.domain.errors import StorageBusy, StorageReadOnly, StorageTooNew
 
 from .group_commit import BUSY_SECONDS
-from .open_files import refuse_left_behind
+from .open_files import refuse_left_behind, size_of
 
 MIGRATIONS = Path(__file__).with_name("migrations")
 HISTORY = "schema_migration"
@@ -120,7 +120,7 @@ def _untouched(path: Path) -> tuple[list[Migration], set[str]]:
     """
     place = Path(os.path.realpath(path))  # SQLite, too, looks for -wal beside what a link names
     wal, index = (place.with_name(place.name + end) for end in ("-wal", "-shm"))
-    if wal.exists() and wal.stat().st_size:
+    if size_of(wal):
         mode = "mode=ro&readonly_shm=1" if index.exists() else "mode=ro"
         try:
             with peewee.SqliteDatabase(uri(place, mode), uri=True) as database:

@@ -1,12 +1,12 @@
 """A look at a database file that changes nothing: no schema, no journal, no file beside it."""
 
 import fcntl
-import tempfile
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from datetime import datetime
 from functools import cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import peewee
@@ -17,7 +17,7 @@ from chatport.domain.errors import StorageBusy, StorageCorrupt
 from chatport.domain.model import State
 
 from .exchange_table import ExchangeRow, timestamp
-from .open_files import FileUnusable, refuse_left_behind
+from .open_files import FileUnusable, refuse_left_behind, size_of
 from .peewee_keys import PeeweeKeys
 from .schema import MIGRATIONS, is_foreign, look, uri
 from .sqlite_connection import PRAGMAS
@@ -87,11 +87,6 @@ class SqliteInspection:
 
     def damages(self) -> list[str]:
         """Return what SQLite finds wrong with the file, at most 100 things."""
-        with suppress(StorageBusy):
-            return self._damages()
-        return self._damages()
-
-    def _damages(self) -> list[str]:
         with self._reading():
             rows = list(self.reader.execute_sql("PRAGMA quick_check(100)"))
         return [str(word) for (word,) in rows if word != "ok"]
@@ -204,7 +199,7 @@ class SqliteInspection:
     def _mode(self) -> str:
         """Return how to open the file: www.sqlite.org/wal.html, "Read-Only Databases"."""
         wal, index = (self._path.with_name(self._path.name + end) for end in ("-wal", "-shm"))
-        if not wal.exists() or (not index.exists() and not wal.stat().st_size):
+        if not wal.exists() or (not index.exists() and not size_of(wal)):
             return AT_REST  # else SQLite makes both, and leaves them behind
         if not index.exists():
             raise WalWithoutIndex
@@ -227,26 +222,30 @@ def _plain(sql: str) -> str:
 @cache
 def _new_objects() -> Objects:
     """Return what stands in a file that was just made."""
-    with _scratch({}) as database:
+    with _scratch() as database:
         Runner(database, str(MIGRATIONS)).up()
         return _objects(database)
 
 
 def effective_pragmas(asked: Mapping[str, Any] = PRAGMAS) -> dict[str, str]:
     """Return what SQLite makes of chatport's own pragmas, tried on a file that is thrown away."""
-    with _scratch(asked) as database:
+    with (
+        TemporaryDirectory() as folder,  # in memory there is no journal
+        translated(),
+        _scratch(str(Path(folder) / "scratch.db"), asked) as database,
+    ):
         return {name: str(database.pragma(name)) for name in asked}
 
 
 def compile_options() -> frozenset[str]:
     """Return how SQLite was built, such as `ENABLE_FTS5` and `THREADSAFE=1`."""
-    with _scratch({}) as database:
+    with _scratch() as database:
         return frozenset(option for (option,) in database.execute_sql("PRAGMA compile_options"))
 
 
 def has_word_index() -> bool:
     """Return whether SQLite can index words, by which the log is searched."""
-    with _scratch({}) as database:
+    with _scratch() as database:
         try:
             database.execute_sql("CREATE VIRTUAL TABLE words USING fts5 (word)")
         except peewee.DatabaseError:
@@ -255,10 +254,9 @@ def has_word_index() -> bool:
 
 
 @contextmanager
-def _scratch(pragmas: Mapping[str, Any]) -> Iterator[Any]:
-    with tempfile.TemporaryDirectory() as folder:
-        database = peewee.SqliteDatabase(str(Path(folder) / "scratch.db"), pragmas=dict(pragmas))
-        try:
-            yield database
-        finally:
-            database.close()
+def _scratch(path: str = ":memory:", pragmas: Mapping[str, Any] = PRAGMAS) -> Iterator[Any]:
+    database = peewee.SqliteDatabase(path, pragmas=dict(pragmas))
+    try:
+        yield database
+    finally:
+        database.close()

@@ -1,6 +1,7 @@
 """The command line: `chatport serve`, `chatport chat`, `chatport log`."""
 
 import logging
+from contextlib import suppress
 
 import click
 
@@ -89,7 +90,8 @@ def serve(host: str, port: int, workers: int | None, *, offline: bool, check: bo
             check_start(settings, serving)
     except CannotServe as error:
         stop(EXIT_SETTINGS, str(error))
-    _announce(host, port, settings, offline=offline)
+    with suppress(OSError):  # a server whose log cannot be written serves all the same
+        _announce(host, port, settings, offline=offline)
     with faults_end_the_program():
         serve(settings, serving)
 

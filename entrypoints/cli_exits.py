@@ -1,6 +1,7 @@
 """How commands begin and end: their settings, their errors, their exit codes."""
 
 import errno
+import io
 import os
 import sys
 from collections.abc import Iterator, Mapping
@@ -43,6 +44,7 @@ class Program(click.Group):
 
     def main(self, *arguments: Any, **options: Any) -> Any:
         """Run the command, and flush what it printed: Python would do so with a traceback."""
+        _escape_what_cannot_be_shown()
         try:
             try:
                 return super().main(*arguments, **options)
@@ -57,6 +59,13 @@ class Program(click.Group):
             if error.errno == errno.EPIPE:  # whoever read it has left, and knows
                 sys.exit(EXIT_FAILED)
             stop(EXIT_FAILED, f"the output cannot be written: {error.strerror}.")
+
+
+def _escape_what_cannot_be_shown() -> None:
+    """Let what a terminal's encoding lacks be printed as a code, as other unseen characters are."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper) and stream.encoding.lower() != "utf-8":
+            stream.reconfigure(errors="backslashreplace")
 
 
 def own_environment() -> Mapping[str, str]:

@@ -38,6 +38,7 @@ class Surroundings:
         most_open_files: What the server may raise its limit to.
         core_bytes: How large a core dump may get; -1 for any size.
         mounts: The text of `/proc/mounts`; empty where there is none.
+        temporary_folder: Tells where temporary files can be written; raises OSError.
         free_bytes: Tells how much can be written into a folder.
         random_bytes: The system's source of randomness.
         resolve: Looks up a host; raises OSError.
@@ -58,6 +59,7 @@ class Surroundings:
     sqlite_options: frozenset[str]
     has_word_index: bool
     pragmas: Mapping[str, str]
+    temporary_folder: Callable[[], str]
     most_open_files: int
     core_bytes: int
     mounts: str

@@ -9,6 +9,7 @@ WAL_RESET_FIXED = (3, 51, 3)
 database in WAL mode: www.sqlite.org/wal.html, "The WAL-Reset Bug"."""
 
 POINTER_BITS = 64
+NAME_FOLDER = "Name a folder in TMPDIR that the user who runs chatport can write into."
 NEEDED_OPEN_FILES = 1_024
 FILES_PER_CALL = 2
 """One to the client, and one to the provider."""
@@ -70,6 +71,14 @@ def word_index(installation: Installation) -> Finding:
     if not installation.around.has_word_index:
         return error("SQLite is built without FTS5", "Run a Python whose SQLite has it.")
     return ok("SQLite has FTS5")
+
+
+def temporary_folder(installation: Installation) -> Finding:
+    """Look whether there is a place for the files by which the server watches its workers."""
+    try:
+        return ok(f"temporary files go to {installation.around.temporary_folder()}")
+    except OSError:
+        return error("no temporary file can be written", NAME_FOLDER)
 
 
 def user(installation: Installation) -> Finding:
@@ -144,6 +153,7 @@ CHECKS = (
     Check("machine.sqlite_version", "Version of SQLite", sqlite_version),
     Check("machine.sqlite_build", "Build of SQLite", sqlite_build),
     Check("machine.word_index", "Search of words", word_index),
+    Check("machine.temporary_folder", "Temporary files", temporary_folder),
     Check("machine.user", "User", user),
     Check("machine.open_files", "Open files", open_files),
     Check("machine.core_dumps", "Core dumps", core_dumps),

@@ -3,9 +3,10 @@
 import os
 import re
 import stat
+from collections.abc import Mapping
 from pathlib import Path
 
-from chatport.domain.errors import StorageBusy, StorageCorrupt, StorageReadOnly
+from chatport.domain.errors import StorageCorrupt, StorageReadOnly
 
 from . import database_name
 from .doctor_findings import Check, Finding, Skip, error, ok, warning
@@ -49,7 +50,12 @@ def durable(installation: Installation) -> Finding:
 def folder(installation: Installation) -> Finding:
     """Look whether SQLite can make its files."""
     place = installation.database.parent
-    if not place.is_dir():
+    try:
+        is_folder = place.is_dir()
+    except OSError as fault:
+        advice = "Let the user who runs chatport into the folders that it is in."
+        return error(f"{place} cannot be looked at: {fault.strerror}", advice)
+    if not is_folder:
         return error(f"{place} is no folder", f"Make it: mkdir -m 700 {place}")
     if not os.access(place, os.W_OK | os.X_OK):
         return error(f"{place} cannot be written", "Give it to the user who runs chatport.")
@@ -123,7 +129,7 @@ def journal(installation: Installation) -> Finding:
 
 def synchronous(installation: Installation) -> Finding:
     """Look whether a commit is on the disk before anybody is told."""
-    pragmas = installation.around.pragmas
+    pragmas = _pragmas(installation)
     if pragmas.get("synchronous") != FULL_SYNC or pragmas.get("journal_mode") != "wal":
         advice = "This SQLite or this chatport was altered; install both anew."
         return error("commits may be lost when the power fails", advice)
@@ -132,7 +138,7 @@ def synchronous(installation: Installation) -> Finding:
 
 def secure_delete(installation: Installation) -> Finding:
     """Look whether what is erased is overwritten."""
-    if installation.around.pragmas.get("secure_delete") != ON:
+    if _pragmas(installation).get("secure_delete") != ON:
         advice = "This SQLite or this chatport was altered; install both anew."
         return error("what is erased stays readable in the file", advice)
     return ok("what is erased is overwritten")
@@ -149,8 +155,6 @@ def integrity(installation: Installation) -> Finding:
         damages = ["it cannot be read"]
     except StorageReadOnly:
         return error("the file may not be read", "See storage.owner, and run this again.")
-    except StorageBusy:
-        raise Skip("others began to use it meanwhile: run this again") from None
     if damages:
         return error(f"the file is damaged: {len(damages)} faults or more", RESTORE)
     return ok("SQLite finds no damage")
@@ -199,7 +203,10 @@ def filesystem(installation: Installation) -> Finding:
 def wal_size(installation: Installation) -> Finding:
     """Look whether the write-ahead log is ever emptied."""
     wal = installation.file.with_name(f"{installation.file.name}-wal")
-    size = wal.stat().st_size if wal.exists() else 0
+    try:
+        size = wal.stat().st_size
+    except FileNotFoundError:
+        size = 0
     found = f"its write-ahead log has {size // MB} MB"
     if size > LARGEST_WAL:
         advice = "Something reads the database without end, such as a shell or a backup: stop it."
@@ -229,11 +236,20 @@ def newest(installation: Installation) -> Finding:
     return ok("the clock is past the newest exchange")
 
 
+def _pragmas(installation: Installation) -> Mapping[str, str]:
+    if not installation.around.pragmas:
+        raise Skip("it can be tried in no file: see machine.temporary_folder")
+    return installation.around.pragmas
+
+
 def _folder(installation: Installation) -> Path:
     place = installation.database.parent
-    if not place.is_dir():
-        raise Skip("there is no folder")
-    return place
+    try:
+        if place.is_dir():
+            return place
+    except OSError:
+        raise Skip("the folder cannot be looked at") from None
+    raise Skip("there is no folder")
 
 
 def _filesystem(path: Path, mounts: str) -> str:

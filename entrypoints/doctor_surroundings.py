@@ -7,11 +7,13 @@ import shutil
 import socket
 import sqlite3
 import sys
+import tempfile
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, closing
 from datetime import UTC, datetime
 from pathlib import Path
 
+from chatport.domain.errors import StorageUnavailable
 from chatport.domain.ports import LLMGateway
 
 from .doctor_installation import Surroundings
@@ -30,7 +32,6 @@ def surroundings(
     """Return what this machine says."""
     from chatport.adapters.sqlite_inspection import (  # noqa: PLC0415  # `--help` needs none
         compile_options,
-        effective_pragmas,
         has_word_index,
     )
 
@@ -48,7 +49,8 @@ def surroundings(
         sqlite_version=sqlite3.sqlite_version_info,
         sqlite_options=compile_options(),
         has_word_index=has_word_index(),
-        pragmas=effective_pragmas(),
+        pragmas=_pragmas(),
+        temporary_folder=tempfile.gettempdir,
         most_open_files=_most_open_files(),
         core_bytes=resource.getrlimit(resource.RLIMIT_CORE)[0],
         mounts=MOUNTS.read_text() if MOUNTS.exists() else "",
@@ -57,6 +59,16 @@ def surroundings(
         resolve=lambda host: socket.getaddrinfo(host, None),
         gateway=_gateway,
     )
+
+
+def _pragmas() -> Mapping[str, str]:
+    """Return what SQLite makes of chatport's pragmas; nothing where no file can be written."""
+    from chatport.adapters.sqlite_inspection import effective_pragmas  # noqa: PLC0415  # as above
+
+    try:
+        return effective_pragmas()
+    except (OSError, StorageUnavailable):
+        return {}
 
 
 def _most_open_files() -> int:

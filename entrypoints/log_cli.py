@@ -143,9 +143,12 @@ def _store(output: str = "-") -> Iterator[ConversationStore]:
 def _is_part(database: Path, output: Path) -> bool:
     """Return whether a file is the database, or one that it needs: writing would empty it."""
     own = [Path(f"{os.path.realpath(database)}{end}") for end in ("", "-wal", "-shm", ".lock")]
-    if not output.exists():
-        return Path(os.path.realpath(output)) in own
-    return any(output.samefile(each) for each in own if each.exists())
+    try:
+        if not output.exists():
+            return Path(os.path.realpath(output)) in own
+        return any(output.samefile(each) for each in own if each.exists())
+    except OSError:
+        return False  # and whoever opens it is told what is wrong with it
 
 
 def _query(filters: dict[str, Any], *, limit: int, text: str | None = None) -> LogQuery:

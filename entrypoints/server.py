@@ -12,6 +12,7 @@ import logging
 import os
 import socket
 import sys
+import tempfile
 import threading
 import time
 from contextlib import closing
@@ -99,9 +100,16 @@ def check_start(settings: Settings, serving: Serving) -> None:
     """Return if nothing is known that stands against a start.
 
     Raises:
-        CannotServe: The address is not loopback and there is no key yet, or it is taken.
+        CannotServe: The address is not loopback and there is no key yet, or it is taken; or no
+            temporary file can be written, by which gunicorn watches its workers.
         StorageUnavailable: The database is damaged, or cannot be read.
     """
+    try:
+        tempfile.gettempdir()
+    except FileNotFoundError:
+        raise CannotServe(
+            "No temporary file can be written. Name a folder in TMPDIR where there is room."
+        ) from None
     check_database(settings)  # first, since what comes later may write
     check_address(settings, serving)
 

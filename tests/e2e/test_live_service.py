@@ -4,6 +4,7 @@ import http.client
 import json
 import os
 import signal
+import socket
 import sqlite3
 import threading
 from collections import Counter
@@ -15,9 +16,10 @@ from typing import Any
 
 import pytest
 
+from integration.programs import SERVERS
 from torture import times
 
-from .conftest import PATIENCE_SECONDS, eventually
+from .conftest import PATIENCE_SECONDS, Service, eventually
 
 ROUNDS = times(50, 500)
 WHOLE = 10
@@ -131,6 +133,18 @@ def test_the_limit_holds_over_all_processes(serve: Serve) -> None:
         query = "SELECT caller, rule, sum(count) FROM refusal GROUP BY caller, rule"
         rule = "total 20 requests per minute"
         assert database.execute(query).fetchall() == [("anonymous", rule, 44)]
+
+
+def test_a_server_whose_log_cannot_be_written_serves(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+    with Path("/dev/full").open("wb") as full:
+        arguments = ["serve", "--offline", "--port", str(port)]
+        server = SERVERS.start(arguments, dict(os.environ), tmp_path, full.fileno())
+    assert eventually(lambda: Service._answers(port) or server.poll() is not None)
+    assert server.poll() is None, "it has ended"
+    server.send_signal(signal.SIGTERM)
+    assert server.wait(PATIENCE_SECONDS) == 0
 
 
 @pytest.mark.long

@@ -9,6 +9,7 @@ import socket
 import sqlite3
 import subprocess
 import sys
+import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, closing, nullcontext
@@ -44,6 +45,7 @@ from chatport.entrypoints.cli import main
 from chatport.entrypoints.doctor import CHECKS, examine
 from chatport.entrypoints.doctor_findings import Finding, Level
 from chatport.entrypoints.doctor_installation import Surroundings
+from chatport.entrypoints.doctor_surroundings import surroundings
 from chatport.entrypoints.server import Serving
 from chatport.entrypoints.setting_values import UpstreamSetting
 
@@ -118,6 +120,7 @@ class Setup:
             sqlite_options=compile_options(),
             has_word_index=True,
             pragmas=effective_pragmas(),
+            temporary_folder=lambda: "/tmp",
             most_open_files=20_000,
             core_bytes=0,
             mounts="/dev/sda / ext4 rw 0 0\n",
@@ -220,6 +223,7 @@ BAD: list[tuple[str, Level, Callable[[Setup], object]]] = [
     ("machine.sqlite_version", W, lambda s: s.change(sqlite_version=(3, 51, 2))),
     ("machine.sqlite_build", E, lambda s: s.change(sqlite_options=frozenset({"THREADSAFE=0"}))),
     ("machine.word_index", E, lambda s: s.change(has_word_index=False)),
+    ("machine.temporary_folder", E, lambda s: s.change(temporary_folder=nowhere)),
     ("machine.user", W, lambda s: s.change(euid=0)),
     ("machine.open_files", E, lambda s: s.change(most_open_files=1000)),
     ("machine.open_files", W, lambda s: s.change(most_open_files=4000)),
@@ -551,6 +555,10 @@ def test_what_may_not_be_read_is_said_once_and_is_no_defect() -> None:
         assert process.exitcode == 0
 
 
+def nowhere() -> str:
+    raise FileNotFoundError
+
+
 def contents(folder: Path) -> dict[str, tuple[str, int]]:
     return {
         path.name: (hashlib.sha256(path.read_bytes()).hexdigest(), path.stat().st_mtime_ns)
@@ -595,6 +603,8 @@ def test_a_file_that_others_begin_to_write_meanwhile_is_not_taken_for_damaged(
         before = inspection.newest()
         with closing(PeeweeStore(setup.database)) as store:
             assert store.erase("boss", None) == 51
+        with pytest.raises(StorageBusy):
+            inspection.damages()
         assert inspection.damages() == []
         assert before is not None
         assert inspection.newest() is None
@@ -609,9 +619,79 @@ def test_a_file_that_changes_with_every_look_is_not_judged(
 ) -> None:
     sizes = count()
     monkeypatch.setattr(SqliteInspection, "_state", lambda _: (AT_REST, next(sizes), 0))
-    assert setup.findings()["storage.integrity"] == Finding(
-        Level.SKIPPED, "others began to use it meanwhile: run this again"
-    )
+    found = setup.findings()
+    for id_ in ("integrity", "schema", "open_exchanges", "newest"):
+        assert found[f"storage.{id_}"] == Finding(
+            Level.SKIPPED, "others began to use the database meanwhile: run this again"
+        )
+
+
+def test_a_file_that_others_are_just_closing_is_well(
+    setup: Setup, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wal = setup.database.with_name("log.db-wal")
+    exists = Path.exists
+
+    def then_it_goes(path: Path) -> bool:
+        found = exists(path)
+        wal.unlink(missing_ok=True)
+        return found
+
+    monkeypatch.setattr(Path, "exists", then_it_goes)
+    wal.write_bytes(b"0")
+    with closing(SqliteInspection(setup.database)) as inspection:
+        assert inspection.flaws() == []
+    wal.write_bytes(b"0")
+    with closing(PeeweeStore(setup.database)) as store:
+        store.check()
+
+
+def test_a_file_that_changes_once_is_looked_at_again(
+    setup: Setup, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes = iter([1, *[2] * 1_000])
+    monkeypatch.setattr(SqliteInspection, "_state", lambda _: (AT_REST, next(sizes), 0))
+    found = setup.findings()
+    assert found["storage.open_exchanges"].level is Level.OK
+    assert [each for each in found.values() if "meanwhile" in each.found] == []
+
+
+def test_where_no_file_can_be_written_what_needs_none_is_judged(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(tempfile, "gettempdir", nowhere)
+    serving = Serving(host="127.0.0.1", port=0, workers=1, offline=False)
+    around = surroundings({}, serving, network=False)
+    assert around.has_word_index
+    assert "THREADSAFE=1" in around.sqlite_options
+    found = {check.id: finding for check, finding in examine(around)}
+    assert found["machine.temporary_folder"].level is Level.ERROR
+    assert found["storage.synchronous"] == found["storage.secure_delete"]
+    assert found["storage.synchronous"].level is Level.SKIPPED
+    assert [each for each in found.values() if "could not be checked" in each.found] == []
+
+
+def test_a_folder_that_may_not_be_entered_is_said_and_is_no_defect() -> None:
+    with TemporaryDirectory() as folder:
+        setup = Setup(Path(folder))
+        shut = setup.folder / "shut"
+        shut.mkdir(0)
+        setup.set(CHATPORT_DATABASE=f"sqlite:///{shut}/sub/log.db")
+        setup.findings()
+
+        def look() -> None:
+            if os.geteuid() == 0:
+                os.setuid(setup.around.euid)
+            found = setup.findings()
+            assert found["storage.folder"].found == (
+                f"{shut}/sub cannot be looked at: Permission denied"
+            )
+            assert [each for each in found.values() if "could not be checked" in each.found] == []
+
+        process = multiprocessing.get_context("fork").Process(target=look)
+        process.start()
+        process.join(10)
+        assert process.exitcode == 0
 
 
 def test_nothing_is_changed_under_a_server_that_runs_and_what_it_wrote_is_seen(

@@ -1,6 +1,7 @@
 """The program as a process: exit codes, messages, and files that it must not touch."""
 
 import hashlib
+import json
 import os
 import shutil
 import socket
@@ -554,6 +555,25 @@ def test_an_export_that_cannot_be_written_is_told_in_a_sentence(folder: Path) ->
     write_log(folder / "chatport.db", "Hello")
     done = run("log", "export", "--output", "/dev/full")
     assert (done.returncode, done.stderr) == (1, DISK_FULL)
+
+
+def test_an_export_to_where_nothing_can_be_is_told_in_a_sentence(folder: Path) -> None:
+    write_log(folder / "chatport.db", "Hello")
+    done = run("log", "export", "--output", "x" * 300)
+    assert done.returncode == 1
+    assert done.stderr.endswith("File name too long\n")
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("command", ["list", "show"])
+def test_what_the_terminal_has_no_sign_for_is_shown_as_a_code(folder: Path, command: str) -> None:
+    write_log(folder / "chatport.db", "Gr\u00fc\u00dfe \u20ac")
+    exchange = json.loads(run("log", "list", "--json").stdout)
+    which = [exchange["id"]] if command == "show" else []
+    with (folder / "said").open("wb") as said:
+        done = run_anew("log", command, *which, output=said, PYTHONIOENCODING="latin-1:strict")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "Gr\u00fc\u00dfe \\u20ac" in (folder / "said").read_text("latin-1")
 
 
 def test_an_output_that_nobody_reads_any_more_is_left_in_silence(folder: Path) -> None:

@@ -104,6 +104,12 @@ def test_loopback_addresses_are_served(host: str) -> None:
     server.check_address(settings_for("memory:"), serving(host))
 
 
+def test_a_server_without_a_place_for_temporary_files_is_refused(mocker: MockerFixture) -> None:
+    mocker.patch("tempfile.gettempdir", side_effect=FileNotFoundError)
+    with pytest.raises(server.CannotServe, match="Name a folder in TMPDIR"):
+        server.check_start(settings_for("memory:"), serving("127.0.0.1"))
+
+
 def run(script: str) -> str:
     """Run a script in a fresh interpreter, and return what it prints."""
     done = subprocess.run(
