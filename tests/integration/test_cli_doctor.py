@@ -634,7 +634,8 @@ def test_a_file_that_others_are_just_closing_is_well(
 
     def then_it_goes(path: Path) -> bool:
         found = exists(path)
-        wal.unlink(missing_ok=True)
+        if path == wal:
+            wal.unlink(missing_ok=True)
         return found
 
     monkeypatch.setattr(Path, "exists", then_it_goes)
