@@ -15,6 +15,7 @@ from chatport.domain.errors import StorageBusy, StorageReadOnly, StorageTooNew
 
 from .group_commit import BUSY_SECONDS
 from .open_files import refuse_left_behind, size_of
+from .sqlite_faults import is_busy
 
 MIGRATIONS = Path(__file__).with_name("migrations")
 HISTORY = "schema_migration"
@@ -73,9 +74,12 @@ def refuse_newer(path: Path) -> None:
     refuse_left_behind(path)
     if not path.is_file():
         raise StorageReadOnly(FOLDER if path.is_dir() else NO_FILE)
-    if not os.access(path, os.W_OK):  # SQLite would make a -shm that nobody may ever write
-        raise StorageReadOnly
-    status, tables = _untouched(path)
+    place = Path(os.path.realpath(path))  # SQLite, too, looks for -wal beside what a link names
+    wal, index = (place.with_name(place.name + end) for end in ("-wal", "-shm"))
+    for each in (place, wal, index):  # what SQLite may only read as it opens it, it never writes
+        if each.exists() and not os.access(each, os.W_OK):
+            raise StorageReadOnly
+    status, tables = _untouched(place, wal, index)
     if is_foreign(status, tables):
         raise StorageReadOnly(FOREIGN)
     if any(migration.path is None for migration in status):
@@ -111,21 +115,21 @@ def uri(path: Path, mode: str) -> str:
     return f"file:{quote(os.fsencode(path))}?{mode}"
 
 
-def _untouched(path: Path) -> tuple[list[Migration], set[str]]:
+def _untouched(path: Path, wal: Path, index: Path) -> tuple[list[Migration], set[str]]:
     """Return what `look` finds, and leave the file as it is.
 
     The last connection that closes would move a write-ahead log that a killed process has left
     into the file, unless it can only read. What remains: where that log has no -shm beside it,
     SQLite makes one, which holds nothing that is not in the log.
     """
-    place = Path(os.path.realpath(path))  # SQLite, too, looks for -wal beside what a link names
-    wal, index = (place.with_name(place.name + end) for end in ("-wal", "-shm"))
     if size_of(wal):
         mode = "mode=ro&readonly_shm=1" if index.exists() else "mode=ro"
         try:
-            with peewee.SqliteDatabase(uri(place, mode), uri=True) as database:
+            with peewee.SqliteDatabase(uri(path, mode), uri=True, timeout=0) as database:
                 return look(database)
-        except peewee.OperationalError:
-            pass  # another process has just closed the file, and the log is gone
-    with peewee.SqliteDatabase(str(path)) as database:
+        except peewee.OperationalError as error:
+            if is_busy(error):
+                raise
+            # another process has just closed the file, and the log is gone
+    with peewee.SqliteDatabase(str(path), timeout=0) as database:
         return look(database)

@@ -6,8 +6,6 @@ from pathlib import Path
 
 import peewee
 
-from .group_commit import BUSY_SECONDS
-
 PRAGMAS = {
     "journal_mode": "wal",
     "synchronous": "full",  # law 2: a commit is on the disk before anybody is told
@@ -20,10 +18,13 @@ CLOSING_SECONDS = 1
 
 
 def connection_to(path: Path) -> peewee.SqliteDatabase:
-    """Return a database with one connection for all threads; whoever uses it takes turns."""
+    """Return a database with one connection for all threads; whoever uses it takes turns.
+
+    It waits for no other process: whoever may wait does that where others go on.
+    """
     return peewee.SqliteDatabase(
         str(path),
-        timeout=BUSY_SECONDS,
+        timeout=0,
         pragmas=PRAGMAS,
         thread_safe=False,
         check_same_thread=False,

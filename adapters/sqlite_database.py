@@ -23,6 +23,7 @@ from .exchange_queries import ATTEMPT, OPEN_TURN, UNTIDY, exchange_queries
 from .exchange_reader import ExchangeReader
 from .exchange_table import Compiled, ExchangeRow, timestamp, to_exchange, to_row
 from .file_condition import FileCondition
+from .group_commit import BUSY_SECONDS
 from .life_sign import LifeSign
 from .open_files import OpenFiles, make_place
 from .request_texts import RequestTexts
@@ -73,7 +74,7 @@ class SqliteFile:
         except BaseException:
             self._disconnect()
             raise
-        self.writer.timeout = 0  # GroupCommit waits, where waiting is allowed
+        self.reader.timeout = BUSY_SECONDS  # it is used where waiting is allowed
         self.life_sign = LifeSign(path, random_id())
         self._queries = exchange_queries()
         self._texts = RequestTexts(self.writer)

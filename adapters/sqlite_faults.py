@@ -87,6 +87,11 @@ def is_damage(error: DatabaseError) -> bool:
     return _kind(_name(error)) is StorageCorrupt
 
 
+def is_busy(error: DatabaseError) -> bool:
+    """Return whether another process has the file at the moment."""
+    return _kind(_name(error)) is StorageBusy
+
+
 def translate(error: DatabaseError) -> StorageUnavailable:
     """Return the domain's error for one of the database's."""
     return _named(_name(error) or type(error).__name__)

@@ -1,7 +1,9 @@
 """The way to one SQLite file, for all that is kept in it."""
 
+import math
 import os
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,10 +12,13 @@ from typing import TypeVar
 from chatport.domain.errors import StorageUnavailable
 
 from .file_condition import FileCondition
-from .group_commit import GroupCommit, Offload, run_here
+from .group_commit import BUSY_SECONDS, GroupCommit, Offload, run_here
 from .open_files import LOST, FileUnusable
 from .sqlite_database import SqliteFile
-from .sqlite_faults import DATABASE_ERRORS, is_damage, translated
+from .sqlite_faults import DATABASE_ERRORS, is_busy, is_damage, translated
+
+RETRY_SECONDS = 0.02
+"""Between two tries to open a file that another process has for itself; each takes 5 ms."""
 
 T = TypeVar("T")
 
@@ -37,6 +42,7 @@ class SqliteSession:
         self._opening = threading.Lock()
         self._reading = threading.Lock()
         self._file: SqliteFile | None = None
+        self._failed: tuple[float, Exception] = -math.inf, StorageUnavailable()
         self._ended = False
         self._commits: GroupCommit
 
@@ -79,16 +85,37 @@ class SqliteSession:
         Raises:
             StorageUnavailable: It cannot be opened, or was closed for good.
         """
-        if self._file is None:
-            with self._opening, self._watched():
-                if self._ended:
-                    raise StorageUnavailable
-                if self._file is None:
-                    file = SqliteFile(self._path, self._condition, self._named)
-                    checks = file.files.check, file.files.check_names
-                    self._commits = GroupCommit(file.writer, self._offload, *checks)
-                    self._file = file
-        return self._file
+        return self._file or self._open(time.monotonic())
+
+    def _open(self, asked: float) -> SqliteFile:
+        """Open the file; who waits meanwhile has no more luck than who tried."""
+        with self._opening, self._watched():
+            if self._ended:
+                raise StorageUnavailable
+            if self._file is None:
+                failed_at, failure = self._failed
+                if failed_at > asked:
+                    raise failure.with_traceback(None)
+                try:
+                    file = self._open_in_time()
+                except Exception as error:
+                    self._failed = time.monotonic(), error
+                    raise
+                checks = file.files.check, file.files.check_names
+                self._commits = GroupCommit(file.writer, self._offload, *checks)
+                self._file = file
+            return self._file
+
+    def _open_in_time(self) -> SqliteFile:
+        """Try until others let go of the file; SQLite's own wait would stop all greenlets."""
+        until = time.monotonic() + BUSY_SECONDS
+        while True:
+            try:
+                return SqliteFile(self._path, self._condition, self._named)
+            except DATABASE_ERRORS as error:
+                if not is_busy(error) or time.monotonic() >= until:
+                    raise
+            time.sleep(RETRY_SECONDS)
 
     def lose(self, exchange_id: str) -> None:
         """Note that nobody will finish this exchange: the next write ends it."""

@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, closing, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -21,7 +22,9 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
+from filelock import FileLock
 from flask.testing import FlaskClient
+from pytest_mock import MockerFixture
 from werkzeug.test import TestResponse
 
 from chatport.adapters import (
@@ -31,7 +34,10 @@ from chatport.adapters import (
     look_through,
     open_files,
     random_id,
+    schema,
+    sqlite_database,
     sqlite_faults,
+    sqlite_session,
 )
 from chatport.adapters.file_condition import FileCondition
 from chatport.adapters.life_sign import LifeSign
@@ -42,6 +48,7 @@ from chatport.adapters.sqlite_inspection import SqliteInspection
 from chatport.domain.chat import ChatService
 from chatport.domain.errors import (
     ChatportError,
+    StorageBusy,
     StorageCorrupt,
     StorageFull,
     StorageLost,
@@ -1258,6 +1265,77 @@ def test_beside_a_file_that_may_only_be_read_nothing_is_made() -> None:
 
         in_another_process(begin)
         assert set(path.parent.iterdir()) == there
+
+
+@pytest.mark.parametrize("end", ["", "-wal", "-shm"])
+def test_who_finds_a_file_that_may_only_be_read_writes_as_soon_as_it_may(end: str) -> None:
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / "log.db"
+        with closing(PeeweeStore(path)) as running:
+            running.check()
+            shut = path.with_name(path.name + end)
+            shut.chmod(0o400)
+            for each in (path.parent, *path.parent.iterdir()):
+                os.chown(each, NOBODY, -1)
+
+            def begin() -> None:
+                os.setuid(NOBODY)
+                with closing(PeeweeStore(path)) as store:
+                    with pytest.raises(StorageReadOnly):
+                        store.check()
+                    shut.chmod(0o600)
+                    store.check()
+
+            in_another_process(begin)
+
+
+def test_who_waits_for_the_file_to_be_opened_waits_no_longer_than_who_tries(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mocker: MockerFixture
+) -> None:
+    monkeypatch.setattr(schema, "BUSY_SECONDS", 1)
+    tries = mocker.spy(sqlite_database, "migrate")
+    path = tmp_path / "log.db"
+    with closing(PeeweeStore(path)) as store, FileLock(f"{path}.lock"):
+        begun = threading.Barrier(8)
+
+        def ask(_: int) -> None:
+            begun.wait()
+            with pytest.raises(StorageBusy):
+                store.check()
+
+        with ThreadPoolExecutor(8) as clients:
+            assert len(list(clients.map(ask, range(8)))) == 8
+        assert tries.call_count == 1
+
+
+def test_a_file_that_another_has_for_itself_is_waited_for_where_others_go_on(
+    tmp_path: Path, mocker: MockerFixture
+) -> None:
+    path = tmp_path / "log.db"
+    with closing(PeeweeStore(path)) as store:
+        store.check()
+    waits = mocker.patch("time.sleep")
+    with closing(sqlite3.connect(path, isolation_level=None)) as other:
+        other.execute("PRAGMA locking_mode = EXCLUSIVE")
+        other.execute("BEGIN EXCLUSIVE")
+        waits.side_effect = lambda _: other.close()
+        with closing(PeeweeStore(path)) as store:
+            store.check()
+    assert waits.call_count == 1
+
+
+def test_a_file_that_another_keeps_for_itself_is_busy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "log.db"
+    with closing(PeeweeStore(path)) as store:
+        store.check()
+    monkeypatch.setattr(sqlite_session, "BUSY_SECONDS", 0.1)
+    with closing(sqlite3.connect(path, isolation_level=None)) as other:
+        other.execute("PRAGMA locking_mode = EXCLUSIVE")
+        other.execute("BEGIN EXCLUSIVE")
+        with closing(PeeweeStore(path)) as store, pytest.raises(StorageBusy):
+            store.check()
 
 
 READ_ONLY_MOUNT = 'mount --bind "$0" "$0" && mount -o remount,ro,bind "$0" && exec "$@"'
