@@ -39,6 +39,9 @@ LAST_SECONDS = 2
 LOOK_SECONDS = 1.0
 """Between two signs of life for the master; how soon a stop is heeded."""
 
+FROZEN_SECONDS = 5.0
+"""Without a look at the workers, which is due each second."""
+
 STATUS = {
     errors.LimitRequestLine: HTTPStatus.REQUEST_URI_TOO_LONG,
     errors.LimitRequestHeaders: HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE,
@@ -176,18 +179,39 @@ class Worker(GeventWorker):  # type: ignore[misc]  # gunicorn has no types
 
 
 class Master(Arbiter):  # type: ignore[misc]  # gunicorn has no types
-    """Starts workers, and starts them so that none misses a signal."""
+    """Starts workers so that none misses a signal, and ends none without need."""
+
+    _looked_at = math.inf
+    _spares_until = -math.inf
 
     def spawn_worker(self) -> Any:
         """Fork with signals held back: until a worker has handlers, its master's would eat them.
 
         It would go on, and take requests, until it is killed with them at the end of the grace.
+        Where there is no room for a process, the others go on, and it is tried again in a second.
         """
         before = signal.pthread_sigmask(signal.SIG_BLOCK, self.SIGNALS)
         try:
             return super().spawn_worker()
+        except OSError as error:
+            if os.getpid() != self.pid:
+                raise  # it is the new process that cannot go on
+            logger.error("a worker is missing, and cannot be started now: %s", error.strerror)  # noqa: TRY400  # expected
+            return None
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+    def murder_workers(self) -> None:
+        """Kill workers that hang; but give all a moment after a time in which nobody ran.
+
+        That is so where a container is paused: then no worker could give a sign of life either.
+        """
+        now = time.monotonic()
+        if now - self._looked_at > FROZEN_SECONDS:
+            self._spares_until = now + FROZEN_SECONDS
+        self._looked_at = now
+        if now >= self._spares_until:
+            super().murder_workers()
 
 
 class Server(BaseApplication):  # type: ignore[misc]  # gunicorn has no types

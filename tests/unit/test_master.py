@@ -1,0 +1,77 @@
+"""The process that starts workers, where it cannot, and where nobody could run."""
+
+import errno
+import logging
+import os
+import signal
+from collections.abc import Iterator
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from gunicorn.arbiter import Arbiter
+from pytest_mock import MockerFixture
+
+from chatport.entrypoints.gevent_worker import FROZEN_SECONDS, Master, Server
+
+TIMEOUT = 30
+
+
+@pytest.fixture
+def master() -> Iterator[Master]:
+    made = Master(Server(lambda *_: [], {"timeout": TIMEOUT}))
+    made.pid = os.getpid()
+    workers: list[Any] = []
+    made.cfg.set("pre_fork", lambda _master, worker: workers.append(worker))
+    yield made
+    for worker in workers:
+        worker.tmp.close()
+
+
+def test_where_no_process_can_be_made_it_is_tried_again(
+    master: Master, mocker: MockerFixture, caplog: pytest.LogCaptureFixture
+) -> None:
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, [])
+    full = BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
+    mocker.patch("os.fork", side_effect=[full, 4711])
+    with caplog.at_level(logging.ERROR):
+        master.manage_workers()
+    assert master.WORKERS == {}
+    assert caplog.messages == [
+        "a worker is missing, and cannot be started now: Resource temporarily unavailable"
+    ]
+    master.manage_workers()
+    assert [*master.WORKERS] == [4711]
+    assert signal.pthread_sigmask(signal.SIG_BLOCK, []) == before
+
+
+def test_a_new_process_that_cannot_go_on_does_not_become_another_master(
+    master: Master, mocker: MockerFixture
+) -> None:
+    master.pid = os.getppid()
+    mocker.patch.object(Arbiter, "spawn_worker", side_effect=OSError)
+    with pytest.raises(OSError):
+        master.spawn_worker()
+
+
+@pytest.mark.parametrize(
+    ("looks", "killed"),
+    [
+        ([1.0, 2.0, 3.0], True),
+        ([1.0, 40.0, 41.0, 44.9], False),
+        ([1.0, 40.0, 41.0, 42.0, 43.0, 44.0, 45.0 + FROZEN_SECONDS], True),
+    ],
+    ids=["it hangs", "all were frozen", "it hangs afterwards, too"],
+)
+def test_who_gives_no_sign_is_killed_unless_nobody_could_run(
+    master: Master, mocker: MockerFixture, looks: list[float], killed: bool
+) -> None:
+    silent = SimpleNamespace(
+        tmp=SimpleNamespace(last_update=lambda: -TIMEOUT, close=lambda: None), aborted=False
+    )
+    master.WORKERS = {4711: silent}
+    kill = mocker.patch.object(master, "kill_worker")
+    for now in looks:
+        mocker.patch("time.monotonic", return_value=now)
+        master.murder_workers()
+    assert kill.called == killed
