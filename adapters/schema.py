@@ -77,13 +77,17 @@ def refuse_newer(path: Path) -> None:
     place = Path(os.path.realpath(path))  # SQLite, too, looks for -wal beside what a link names
     wal, index = (place.with_name(place.name + end) for end in ("-wal", "-shm"))
     for each in (place, wal, index):  # what SQLite may only read as it opens it, it never writes
-        if each.exists() and not os.access(each, os.W_OK):
+        if not _may_write(each) and each.exists() and not _may_write(each):  # if it is new by now
             raise StorageReadOnly
     status, tables = _untouched(place, wal, index)
     if is_foreign(status, tables):
         raise StorageReadOnly(FOREIGN)
     if any(migration.path is None for migration in status):
         raise StorageTooNew
+
+
+def _may_write(path: Path) -> bool:
+    return os.access(path, os.W_OK)
 
 
 def is_foreign(status: list[Migration], tables: set[str]) -> bool:

@@ -43,7 +43,7 @@ NO_REQUEST = {"context_from": None, "parameters_id": None, "messages_id": None}
 EXCHANGE: Any = ExchangeRow
 IS_OPEN = EXCHANGE.state == State.OPEN
 ALL = peewee.SQL("*")
-"""Of the columns, which peewee would else write out, one by one, for each query."""
+"""Columns, which peewee would else write out for each query."""
 
 Row = Mapping[str, Any]
 
@@ -65,8 +65,7 @@ class SqliteFile:
     def __init__(self, path: Path, condition: FileCondition, named: Path | None = None) -> None:
         make_place(path, condition)
         refuse_newer(path)
-        self.writer = connection_to(path)
-        self.reader = connection_to(path)
+        self.writer, self.reader = connection_to(path), connection_to(path)
         try:
             migrate(self.writer, path)
             self.reader.connect()  # now, so that both have the same file
