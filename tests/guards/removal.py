@@ -30,8 +30,10 @@ OPTIONS = (
     *("-pno:cacheprovider", "-ppytest_mock"),
 )
 LIBRARIES = (
-    *("click", "dotenv", "flask", "genai_prices", "h11", "httpx2", "hypothesis", "injector"),
-    *("limits", "openai", "peewee", "playhouse.migrations", "playhouse.sqlite_ext", "pydantic"),
+    *("click.testing", "dotenv", "encodings.idna", "filelock", "flask.testing", "genai_prices"),
+    *("h11", "httpx2", "hypothesis", "injector", "limits", "openai", "pdb", "peewee"),
+    *("playhouse.migrations", "playhouse.sqlite_ext", "pydantic", "tomllib"),
+    *("werkzeug.middleware.proxy_fix",),
     *("pytest", "pytest_mock", "unittest.mock", *(f"_pytest.{name}" for name in default_plugins)),
 )
 
@@ -123,6 +125,7 @@ def removed(guard: Guard, code: str) -> str:
 def _run(folder: Path, printed: Path, tests: list[str]) -> None:
     os.setsid()
     gc.freeze()  # pytest collects garbage at its end: but not that of the libraries
+    gc.disable()  # until the tests are collected
     links = str(folder / ".links")
     sys.path.insert(0, links)
     os.environ.update(PYTHONPATH=links, PYTEST_DISABLE_PLUGIN_AUTOLOAD="1")
