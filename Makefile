@@ -7,6 +7,7 @@ INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 # The tests share the cores; whoever is done takes tests from the others.
 PYTEST := $(BIN)/pytest -n auto --dist worksteal
+GUARDS := cd tests && ../$(BIN)/python -m guards
 
 # What is compiled once serves the many processes of the tests.
 unexport PYTHONDONTWRITEBYTECODE
@@ -32,6 +33,7 @@ check: .venv/test
 	$(BIN)/mypy --allow-untyped-calls tests
 	$(BIN)/lint-imports
 	$(PYTEST) --cov --cov-report=term-missing --cov-fail-under=100
+	$(GUARDS)
 
 format: .venv/test
 	$(BIN)/ruff format .
@@ -42,7 +44,7 @@ bench: .venv/test
 
 # Whether a test fails where a guard is gone: each of tests/guards/table.py in turn.
 guards: .venv/test
-	cd tests && ../$(BIN)/python -m guards
+	$(GUARDS)
 
 # What /openapi.json promises, against a live server: requests that it allows and that it does not.
 # Without limits, which would refuse most of them.
