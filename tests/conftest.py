@@ -29,6 +29,9 @@ MEMORY = "/dev/shm"
 NEEDED_BYTES = 2 * 10**9
 """A run needs a quarter of it."""
 
+GARBAGE = 10_000
+"""Objects to be made before the collector looks, at what is new: most tests never make as many."""
+
 LOOPBACK = ("127.", "::1", "localhost", "0.0.0.0")
 
 
@@ -54,17 +57,20 @@ def pytest_collection() -> Iterator[None]:
     finally:
         gc.collect()
         gc.freeze()
+        gc.set_threshold(GARBAGE)
         gc.enable()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Deal the long tests to all processes, and let each begin with them, so that none waits.
 
-    Of the tests in their order, xdist gives each process one part, as long as the others.
+    Of the tests in their order, xdist gives each process one part, as long as the others. Those of
+    whole services come next, which wait while others compute.
     """
     processes = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
     long = [item for item in items if item.get_closest_marker("long")]
-    short = deque(item for item in items if not item.get_closest_marker("long"))
+    others = [item for item in items if not item.get_closest_marker("long")]
+    short = deque(sorted(others, key=lambda item: "e2e" not in item.path.parts))
     part = len(items) // processes
     items.clear()
     for n in range(processes):

@@ -199,6 +199,7 @@ def test_a_service_that_is_stopping_finishes_what_it_can(
     assert outcomes == {("completed", None): STREAMS}
 
 
+@pytest.mark.long
 def test_what_a_closed_terminal_sends_to_a_worker_cuts_no_stream(
     serve: Callable[..., Any], provider: Any, clients: ExitStack
 ) -> None:
