@@ -22,6 +22,7 @@ from chatport.adapters.life_sign import LifeSign
 from chatport.adapters.open_files import make_place
 from chatport.adapters.own_leases import OwnLeases
 from chatport.domain import model
+from integration.programs import PROGRAMS, SERVERS
 from torture import TORTURE
 
 LOOK_AT_MAKING = {"durability", "test_sqlite_store.py"}
@@ -108,6 +109,14 @@ def _quickly_made_applications(patches: pytest.MonkeyPatch) -> None:
         pytest.fail("a route builds a URL")
 
     patches.setattr(Rule, "_compile_builder", lambda *_: no_url)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _programs() -> Iterator[None]:
+    """End the processes of which programs are forked."""
+    yield
+    PROGRAMS.close()
+    SERVERS.close()
 
 
 @pytest.fixture

@@ -24,12 +24,6 @@ START_SECONDS = 30
 PATIENCE_SECONDS = 30.0
 
 
-@pytest.fixture(scope="session", autouse=True)
-def _programs() -> Iterator[None]:
-    yield
-    SERVERS.close()
-
-
 class Provider(ThreadingHTTPServer):
     """Speaks OpenAI's chat completions; answers `echo: PROMPT` when `gate` is open.
 

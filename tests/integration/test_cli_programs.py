@@ -35,13 +35,6 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-@pytest.fixture(scope="session", autouse=True)
-def _programs() -> Iterator[None]:
-    yield
-    PROGRAMS.close()
-    SERVERS.close()
-
-
 def run(*arguments: str, typed: str | bytes = "", **environment: str) -> Process:
     """Run the program with this environment, and no other."""
     if sys.platform == "win32":

@@ -63,6 +63,8 @@ from chatport.entrypoints.settings import Settings
 from chatport.entrypoints.wiring import Place, assembled, condition
 from torture import times
 
+from .programs import PROGRAM, PROGRAMS
+
 ANSWER = "canary answer"
 SEED, RELAY = "/openai-completion", "/v1/chat/completions"
 LONG = "x" * 90_000
@@ -1163,7 +1165,6 @@ def ask_and_compare(world: World, prompt: str, user_id: str) -> None:
 
 # At the start
 
-PROGRAM = "from chatport.entrypoints.cli import main; main(prog_name='chatport')"
 DAMAGED = (
     "chatport: The database file is damaged; stop whatever uses it, move it and its -wal and -shm"
     " to another folder, copy a backup into its place, and start again.\n"
@@ -1178,14 +1179,19 @@ UNWRITABLE = (
 
 def serve(database: Path, *before: str) -> tuple[int, str]:
     """Start the server, which ends at once; return its exit code and what it says last."""
-    done = subprocess.run(
-        [*before, sys.executable, "-c", PROGRAM, "serve", "--offline", "--port", "0"],
-        env={**os.environ, "CHATPORT_DATABASE": f"sqlite:///{database}"},
-        capture_output=True,
-        text=True,
-        timeout=20,
-        check=False,
-    )
+    arguments = ["serve", "--offline", "--port", "0"]
+    environment = {**os.environ, "CHATPORT_DATABASE": f"sqlite:///{database}"}
+    if not before:
+        done = PROGRAMS.run(arguments, b"", environment)
+    else:
+        done = subprocess.run(
+            [*before, sys.executable, "-c", PROGRAM, *arguments],
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=20,
+            check=False,
+        )
     return done.returncode, done.stderr.splitlines(keepends=True)[-1]
 
 
