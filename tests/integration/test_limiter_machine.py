@@ -77,7 +77,7 @@ from torture import times
 pytestmark = pytest.mark.usefixtures("leases_of_records", "clock_as_it_is")
 
 RUNS = settings(
-    max_examples=times(200, 5_000),
+    max_examples=times(100, 5_000),
     stateful_step_count=times(30, 50),
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],

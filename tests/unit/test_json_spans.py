@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 
 from chatport.entrypoints.json_spans import containers, parse_object, scan
 from chatport.entrypoints.strict_json import InvalidJSON, parse
+from torture import times
 
-PATIENT = settings(deadline=None, max_examples=60)
+PATIENT = settings(deadline=None, max_examples=times(30, 1_000))
 """A busy machine may take its time for one example."""
 
 SPACE = st.text(" \t\n\r", max_size=3)
