@@ -15,8 +15,11 @@ HEARTBEAT = Delta()
 CHECKPOINT_SECONDS = 2.0
 CHECKPOINT_CHARACTERS = 4096
 CHECKPOINT_SHARE = 8
-"""Each writes all there is: of a long answer an eighth must be new, or the cost is quadratic."""
-"""A kill -9 loses at most this much of a partial answer."""
+"""Each writes all there is: of a long answer an eighth must be new, or the cost is quadratic.
+
+A kill -9 loses at most so many seconds of a partial answer, and at most so many characters or such
+a share of it.
+"""
 
 
 class ChatStream(ABC):

@@ -49,7 +49,7 @@ class Program(click.Group):
             try:
                 return super().main(*arguments, **options)
             finally:
-                if sys.stdout:  # there is none after `>&-`
+                if sys.stdout and not sys.stdout.closed:  # there is none after `>&-`
                     sys.stdout.flush()
         except OSError as error:
             if error.errno not in UNWRITABLE:

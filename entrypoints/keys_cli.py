@@ -2,8 +2,9 @@
 
 import json
 import shutil
+import sys
 from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -45,6 +46,17 @@ def keys() -> None:
     """  # noqa: D301  # click reads \b, a control character, as: keep these lines as they are
 
 
+def _tell(key: str, name: str) -> None:
+    """Print a new key; where that cannot be, say what has become of it."""
+    try:
+        click.echo(key)
+    except OSError as error:
+        with suppress(OSError):
+            sys.stdout.close()  # or it would be tried again at the end
+        what = f"a key of {name} was made, and could not be written: {error.strerror}."
+        stop(EXIT_FAILED, f"{what} Nobody has it; make another with: chatport keys rotate {name}")
+
+
 @keys.command()
 @click.argument("name")
 @terms
@@ -54,7 +66,7 @@ def create(name: str, terms: dict[str, Any], expires: datetime | None) -> None:
     with _operator(may_be_new=True) as (operator, database):
         first = next(operator.list(), None) is None
         key = operator.create(Caller(name=name, **terms), expires)
-    click.echo(key)
+    _tell(key, name)
     _explain(f"Caller {name} is in {database.absolute()}.", SHOWN_ONCE)
     if first:
         _explain("From now on every request needs a key.")
@@ -113,7 +125,7 @@ def rotate(name: str, overlap: timedelta, expires: datetime | None) -> None:
     with _operator() as (operator, _):
         key = operator.rotate(name, overlap, expires)
         _, kept = operator.show(name)
-    click.echo(key)
+    _tell(key, name)
     _explain(SHOWN_ONCE, _until_when([each for each in kept if each.id not in key]))
 
 

@@ -15,6 +15,9 @@ VARIABLE = re.compile("[A-Z][A-Z0-9_]*")
 """A name of a variable; no key of a provider looks like one."""
 
 HOST = re.compile(r"[\w.-]+|[0-9a-f:.%]*:[\w:.%-]*", re.ASCII)
+BRACKETED = re.compile(r"(?:^|@)\[[0-9A-Fa-f:.]+\](?::\d*)?$")
+"""An address of IPv6 with brackets around it, and nothing after it but a port."""
+
 ADDRESS = re.compile(r"\d+\.\d+\.\d+\.\d+", re.ASCII)
 
 LARGEST_PROMPT = 900_000
@@ -79,7 +82,12 @@ def url(value: str) -> str:
     """Take an address of HTTP."""
     try:
         parts = urlsplit(value)
-        good = parts.scheme in {"http", "https"} and parts.port != 0 and _is_host(parts.hostname)
+        good = (
+            parts.scheme in {"http", "https"}
+            and parts.port != 0
+            and _is_host(parts.hostname)
+            and ("[" not in parts.netloc or BRACKETED.search(parts.netloc) is not None)
+        )
     except ValueError:  # a port out of range, a bracket that is not closed
         good = False
     if not good or not value.isprintable() or " " in value:

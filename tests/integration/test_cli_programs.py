@@ -550,6 +550,19 @@ def test_an_export_that_cannot_be_written_is_told_in_a_sentence(folder: Path) ->
     assert (done.returncode, done.stderr) == (1, DISK_FULL)
 
 
+@pytest.mark.parametrize("command", ["create", "rotate"])
+def test_a_key_that_cannot_be_written_is_told_to_be_lost(folder: Path, command: str) -> None:
+    if command == "rotate":
+        run("keys", "create", "shop")
+    with Path("/dev/full").open("wb") as full:
+        done = run_anew("keys", command, "shop", output=full)
+    assert done.returncode == 1
+    assert done.stderr == (
+        "chatport: a key of shop was made, and could not be written: No space left on device."
+        " Nobody has it; make another with: chatport keys rotate shop\n"
+    )
+
+
 def test_an_export_to_where_nothing_can_be_is_told_in_a_sentence(folder: Path) -> None:
     write_log(folder / "chatport.db", "Hello")
     done = run("log", "export", "--output", "x" * 300)

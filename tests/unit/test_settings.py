@@ -243,6 +243,7 @@ def test_a_url_that_python_cannot_read_is_refused_in_our_own_words() -> None:
     [
         *("example.com:99999", "exa mple.com", "192.168.1.300:8000", "127.0.0.01", "i❤.example"),
         *("straße.example", "ex%61mple.com", "ex;x", 'exa"mple', "[::1::2]", ""),
+        *("[v1.a]", "[::1]x", "x[::1]", "[::1%25eth0]"),
     ],
 )
 def test_a_url_that_no_client_can_call_is_refused(host: str) -> None:
