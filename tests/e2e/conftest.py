@@ -22,6 +22,8 @@ from integration.programs import PROGRAM, SERVERS, Program
 
 START_SECONDS = 30
 PATIENCE_SECONDS = 30.0
+COUNTING = threading.Lock()
+"""For a Counter, which loses what threads count at the same moment."""
 
 
 class Provider(ThreadingHTTPServer):

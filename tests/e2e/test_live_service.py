@@ -19,7 +19,7 @@ import pytest
 from integration.programs import SERVERS
 from torture import times
 
-from .conftest import PATIENCE_SECONDS, Service, eventually
+from .conftest import COUNTING, PATIENCE_SECONDS, Service, eventually
 
 ROUNDS = times(50, 500)
 WHOLE = 10
@@ -105,7 +105,8 @@ def test_64_threads_on_one_user_never_have_two_open_turns_and_never_pass_the_lim
     def hammer(n: int) -> None:
         for attempt in range(4):
             status, _, _ = service.ask({"user_id": "ada", "prompt": f"ada {n} {attempt}"})
-            outcomes[status] += 1
+            with COUNTING:
+                outcomes[status] += 1
 
     in_parallel(64, hammer)
     assert sum(outcomes.values()) == 256
@@ -121,7 +122,8 @@ def test_the_limit_holds_over_all_processes(serve: Serve) -> None:
 
     def once(n: int) -> None:
         status, body, headers = service.ask({"user_id": f"user-{n}", "prompt": "Hello"})
-        outcomes[status] += 1
+        with COUNTING:
+            outcomes[status] += 1
         if status == 429:
             assert body["code"] == "rate_limited"
             assert 1 <= int(headers["Retry-After"]) <= 61

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from .conftest import Service, eventually
+from .conftest import COUNTING, Service, eventually
 from .test_live_service import in_parallel, states
 
 MOST = 8
@@ -73,7 +73,8 @@ def test_what_comes_beyond_is_refused_and_what_was_admitted_succeeds(
         status, body, headers = service.ask({"user_id": f"late-{n}", "prompt": "Hello"})
         assert 1 <= int(headers["Retry-After"]) <= 3
         assert body["request_id"] == headers["X-Request-Id"]
-        outcomes[status, body["code"]] += 1
+        with COUNTING:
+            outcomes[status, body["code"]] += 1
 
     in_parallel(3 * MOST, beyond)
     assert outcomes == {(503, "overloaded"): 3 * MOST}

@@ -18,7 +18,7 @@ import pytest
 
 from torture import times
 
-from .conftest import eventually
+from .conftest import COUNTING, eventually
 
 SEED, OPENAI = "/openai-completion", "/v1/chat/completions"
 STREAMS = 20
@@ -241,7 +241,8 @@ def test_a_rolling_restart_under_load_fails_no_request(serve: Callable[..., Any]
                 return
             service = serving[turn % len(serving)]  # as a proxy does, which drains before a stop
             status, _, _ = service.ask({"user_id": f"user-{n}", "prompt": f"{n} {turn}"})
-            outcomes[status] += 1
+            with COUNTING:
+                outcomes[status] += 1
 
     threads = [threading.Thread(target=talk, args=(n,)) for n in range(CLIENTS)]
     for thread in threads:
