@@ -4,6 +4,7 @@ import gc
 import os
 import shutil
 import socket
+import sys
 import tempfile
 import threading
 from collections import deque
@@ -33,14 +34,30 @@ NEEDED_BYTES = 2 * 10**9
 GARBAGE = 10_000
 """Objects to be made before the collector looks, at what is new: most tests never make as many."""
 
+DOORS = "doors"
+"""What the processes of a run are told: where programs are asked for."""
+
 LOOPBACK = ("127.", "::1", "localhost", "0.0.0.0")
 
 
-def pytest_configure() -> None:
-    """Keep the files of the tests in memory, where there is room: the disk cost a tenth of all."""
+def pytest_configure(config: pytest.Config) -> None:
+    """Keep the files of the tests in memory, where there is room: the disk cost a tenth of all.
+
+    And end what programs are forked of, where the run ends that has begun it.
+    """
     may = not TORTURE and "TMPDIR" not in os.environ and os.access(MEMORY, os.W_OK | os.X_OK)
     if may and shutil.disk_usage(MEMORY).free > NEEDED_BYTES:
         os.environ["TMPDIR"] = tempfile.tempdir = MEMORY
+    PROGRAMS.door, SERVERS.door = getattr(config, "workerinput", {}).get(DOORS, ("", ""))
+    for programs in (PROGRAMS, SERVERS):
+        config.add_cleanup(programs.close)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node: Any) -> None:
+    """Let all processes fork their programs of the same two: each imports for seconds."""
+    if sys.platform != "win32":
+        node.workerinput[DOORS] = PROGRAMS.open(), SERVERS.open()
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -109,14 +126,6 @@ def _quickly_made_applications(patches: pytest.MonkeyPatch) -> None:
         pytest.fail("a route builds a URL")
 
     patches.setattr(Rule, "_compile_builder", lambda *_: no_url)
-
-
-@pytest.fixture(scope="session", autouse=True)
-def _programs() -> Iterator[None]:
-    """End the processes of which programs are forked."""
-    yield
-    PROGRAMS.close()
-    SERVERS.close()
 
 
 @pytest.fixture

@@ -1,9 +1,10 @@
 """The program in processes that start in no time: forks of one that has imported what it needs.
 
-Run by its path, this is the process that forks: it has one thread, and what asks it to fork is at
-the other end of a socket. A fork becomes the program before anything of the program has run, with
-the arguments, environment, folder and streams that it is given. It ends as the interpreter does,
-but does not tidy up its memory, which would first copy what all forks share.
+Run by its path, this is the process that forks: it has one thread, and imports what it needs when
+it is first asked. It is asked through a socket, by all processes that know its path, and holds up
+nobody. A fork becomes the program before anything of the program has run, with the arguments,
+environment, folder and streams that it is given. It ends as the interpreter does, but does not tidy
+up its memory, which would first copy what all forks share.
 """
 
 import atexit
@@ -15,9 +16,12 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -76,12 +80,33 @@ class Programs:
     Args:
         serving: Whether they are to serve: their imports are those of a server then, in its order,
             and changed by gevent as a server lets them be.
+
+    Attributes:
+        door: Where the process that forks is asked; empty until there is one. What another process
+            has opened serves this one too, for as long as the other goes on.
     """
 
     def __init__(self, *, serving: bool = False) -> None:
+        self.door = ""
         self._serving = serving
-        self._door: socket.socket | None = None
         self._parent: subprocess.Popen[bytes] | None = None
+
+    def open(self) -> str:
+        """Start the process that forks, unless there is one, and return where it is asked."""
+        if not self.door:
+            self.door = str(Path(tempfile.mkdtemp(), "door"))
+            with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as inside:
+                inside.bind(self.door)
+                self._parent = subprocess.Popen(
+                    [sys.executable, __file__, str(inside.fileno()), *[SERVING] * self._serving],
+                    pass_fds=[inside.fileno()],
+                    env={"PATH": os.environ["PATH"], "LANG": "C.UTF-8"},
+                    stdin=subprocess.PIPE,  # as a program has; and it ends with who holds this
+                    stdout=subprocess.PIPE,
+                    stderr=subprocess.PIPE,
+                    process_group=0,  # or who interrupts the run interrupts this too
+                )
+        return self.door
 
     def run(
         self, arguments: Sequence[str], typed: bytes, environment: Mapping[str, str]
@@ -92,12 +117,12 @@ class Programs:
         os.write(keys, typed)
         os.close(keys)
         streams = stdin, stdout, stderr
-        pid = self._fork(streams, environment, arguments=arguments, seconds=SECONDS)
+        program = self._fork(streams, environment, arguments=arguments, seconds=SECONDS)
         for given in streams:
             os.close(given)
         with ThreadPoolExecutor() as readers:
             said, complained = readers.map(_read, [out, err])
-        return Process(arguments, self.reap(pid), said.decode(), complained.decode())
+        return Process(arguments, program.wait(), said.decode(), complained.decode())
 
     def start(
         self,
@@ -110,53 +135,43 @@ class Programs:
         """Start a program in a session of its own, which says all that it says into the log."""
         with Path(os.devnull).open("rb") as nothing:
             streams = nothing.fileno(), log, log
-            pid = self._fork(
+            return self._fork(
                 streams, environment, arguments=arguments, folder=str(folder), program=program
             )
-        return Program(self, pid)
 
     def reap(self, pid: int) -> int:
-        """Return the exit code of a program, once there is one."""
+        """Return the exit code of a program that has ended."""
         return self._ask(pid)
 
     def close(self) -> None:
-        """End the process that forks."""
-        if self._door is not None and self._parent is not None:
-            self._door.close()
+        """End the process that forks, if it was opened here."""
+        if self._parent is not None:
             _, problems = self._parent.communicate(timeout=SECONDS)
             assert (self._parent.returncode, problems) == (0, b"")
-            self._door = self._parent = None
+            self.door, self._parent = "", None
 
-    def _fork(self, streams: Sequence[int], environment: Mapping[str, str], **options: Any) -> int:
-        """Return the process id of a new program."""
-        self._door = self._door or self._open()
+    def _fork(
+        self, streams: Sequence[int], environment: Mapping[str, str], **options: Any
+    ) -> Program:
         given = {"folder": str(Path.cwd()), "program": PROGRAM, "seconds": 0}
-        return self._ask({**given, "environment": dict(environment), **options}, streams)
+        wish = {**given, "environment": dict(environment), **options}
+        return Program(self, self._ask(wish, streams))
 
     def _ask(self, wish: Any, streams: Sequence[int] = ()) -> int:
-        assert self._door is not None
         request = json.dumps(wish).encode()
         assert len(request) < MOST
-        socket.send_fds(self._door, [request], streams)
-        answer: int = json.loads(self._door.recv(MOST))
-        return answer
-
-    def _open(self) -> socket.socket:
-        door, inside = socket.socketpair()
-        with inside:
-            self._parent = subprocess.Popen(
-                [sys.executable, __file__, str(inside.fileno()), *[SERVING] * self._serving],
-                pass_fds=[inside.fileno()],
-                env={"PATH": os.environ["PATH"], "LANG": "C.UTF-8"},
-                stdin=subprocess.PIPE,  # as a program has, since its streams are made here
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-            )
-        return door
+        answer, back = os.pipe()
+        try:
+            with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as door:
+                door.connect(self.open())
+                socket.send_fds(door, [request], [back, *streams])
+        finally:
+            os.close(back)
+        return int(_read(answer))
 
 
 PROGRAMS, SERVERS = Programs(), Programs(serving=True)
-"""For all tests of a process, which close them at the end."""
+"""For all tests of a run: whoever has begun it opens and closes them."""
 
 
 def _read(end: int) -> bytes:
@@ -188,25 +203,40 @@ def _import_for_a_server() -> None:
 def _fork_for_all(door: socket.socket) -> str:
     """Fork for each request; return a program in a fork, and none when no more are to come."""
     fork, wait = os.fork, os.waitpid  # gevent's would need its loop, here where nothing runs
-    _import_for_a_server() if SERVING in sys.argv else _import_for_commands()
-    assert threading.active_count() == 1
-    gc.freeze()  # or each fork looks through all of it at its end
-    while True:
-        request, streams, _, _ = socket.recv_fds(door, MOST, 3)
-        if not request:
-            return ""
-        wish = json.loads(request)
+    for wish, (back, *streams) in _requests(door):
+        _import_once()
         if isinstance(wish, int):
             _, status = wait(wish, 0)
             answer = os.waitstatus_to_exitcode(status)
-        else:
-            answer = fork()
-            if answer == 0:
-                door.close()
-                return _become(streams, **wish)
-            for stream in streams:
-                os.close(stream)
-        door.send(json.dumps(answer).encode())
+        elif not (answer := fork()):
+            door.close()
+            os.close(back)
+            return _become(streams, **wish)
+        with suppress(BrokenPipeError):  # who asked is gone
+            os.write(back, str(answer).encode())
+        for given in (back, *streams):
+            os.close(given)
+    path = Path(door.getsockname())
+    path.unlink()
+    path.parent.rmdir()
+    return ""
+
+
+def _requests(door: socket.socket) -> Iterator[tuple[Any, list[int]]]:
+    """Yield what is asked, for as long as the process goes on that has opened the door."""
+    coming = select.poll()
+    coming.register(door, select.POLLIN)
+    coming.register(sys.stdin, 0)  # which tells its end, and nothing else
+    while all(place == door.fileno() for place, _ in coming.poll()):
+        request, given, _, _ = socket.recv_fds(door, MOST, 4)
+        yield json.loads(request), given
+
+
+@cache
+def _import_once() -> None:
+    _import_for_a_server() if SERVING in sys.argv else _import_for_commands()
+    assert threading.active_count() == 1
+    gc.freeze()  # or each fork looks through all of it at its end
 
 
 def _become(
