@@ -739,7 +739,7 @@ def test_a_store_that_fails_means_503(path: str) -> None:
 # What the patterns say
 
 
-@settings(max_examples=times(100, 3_000), deadline=None)
+@settings(max_examples=times(30, 3_000), deadline=None)
 @given(st.from_regex(LIMITS_PATTERN.replace("$", r"\Z")))
 def test_every_text_of_the_pattern_is_limits_that_can_be_sent_again(text: str) -> None:
     rules = parse_limits(text)
@@ -748,7 +748,7 @@ def test_every_text_of_the_pattern_is_limits_that_can_be_sent_again(text: str) -
     assert re.fullmatch(LIMITS_PATTERN, notation(rules))
 
 
-@settings(max_examples=times(100, 3_000), deadline=None)
+@settings(max_examples=times(30, 3_000), deadline=None)
 @given(st.from_regex(BUDGETS_PATTERN.replace("$", r"\Z")))
 def test_every_text_of_the_pattern_is_budgets_that_can_be_sent_again(text: str) -> None:
     rules = parse_budgets(text)
