@@ -73,8 +73,7 @@ def pytest_collection() -> Iterator[None]:
     try:
         return (yield)
     finally:
-        gc.collect()
-        gc.freeze()
+        gc.freeze()  # with what garbage there is: to find it took each process half a second
         gc.set_threshold(GARBAGE)
         gc.enable()
 
