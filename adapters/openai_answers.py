@@ -2,18 +2,15 @@
 
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from functools import reduce
 from typing import Any
 
 from chatport.domain.errors import UpstreamError, UpstreamInvalidResponse, UpstreamTruncated
-from chatport.domain.model import Completion, Delta, Usage
+from chatport.domain.model import Completion, Delta
 from chatport.domain.models import ModelCard
 
+from .provider_usage import Counts
 from .said_sizes import said_bytes_of
-
-MAX_TOKENS = 2**31
-"""What an integer column of every database holds; larger counts are a provider's mistake."""
 
 CUT_SHORT = ("length", "content_filter")
 """With these reasons nothing at all is an answer: all tokens went into thinking, or a filter."""
@@ -49,15 +46,14 @@ def completion(
         error = UpstreamInvalidResponse(upstream_status=status, upstream_request_id=request_id)
         error.upstream_said = data.decode("utf-8", "replace")
         raise error
-    said_bytes = said_bytes_of(answer["choices"])
-    usage = _usage(answer.get("usage"))
+    usage, said_bytes = Counts().take(answer.get("usage"), said_bytes_of(answer["choices"]))
     return Completion(
         text=text,
         finish_reason=finish_reason,
         usage=usage,
         upstream_request_id=request_id,
         body=data if relayed else None,
-        said_bytes=0 if usage and usage.completion_tokens else said_bytes,
+        said_bytes=said_bytes,
     )
 
 
@@ -85,7 +81,7 @@ class StreamedAnswer:
         self._relayed = relayed
         self._said_something = relayed
         self._paid = False
-        self._usage: Usage | None = None
+        self._counts = Counts()
         self._kept: object = None
         self._begun: set[object] = set()
         self._finished: set[object] = set()
@@ -122,8 +118,8 @@ class StreamedAnswer:
             return HEARTBEAT
         if not isinstance(chunk, dict):
             raise UpstreamInvalidResponse
-        usage = _usage(chunk.get("usage"))
         said_bytes = said_bytes_of(chunk.get("choices"))
+        usage, said_bytes = self._counts.take(chunk.get("usage"), said_bytes)
         self._paid = self._paid or said_bytes > 0 or bool(usage and usage.completion_tokens)
         if _is_error(chunk):
             error = UpstreamError()
@@ -131,29 +127,15 @@ class StreamedAnswer:
             raise error
         choice = _choice_of(chunk)
         events = (payload,) if self._relayed else ()
-        usage = self._more_than_before(usage)
         if choice is None:
-            return Delta(usage=usage, events=events)
+            return Delta(usage=usage, events=events, said_bytes=said_bytes)
         return Delta(
             text=self._text(choice),
             finish_reason=self._finish_reason(chunk["choices"]),
             usage=usage,
             events=events,
-            said_bytes=0 if usage and usage.completion_tokens else said_bytes,
+            said_bytes=said_bytes,
         )
-
-    def _more_than_before(self, usage: Usage | None) -> Usage | None:
-        """Return what is counted by now; some end with zeros, or count the prompt only at first."""
-        before, now = self._usage, usage
-        if before is not None and now is not None:
-            prompt = now if now.prompt_tokens else before
-            now = replace(
-                prompt, completion_tokens=now.completion_tokens or before.completion_tokens
-            )
-        if now == before and not (usage and usage.completion_tokens):
-            return None
-        self._usage = now or before
-        return now
 
     def _text(self, choice: dict[str, Any]) -> str:
         """Return the text of a choice's delta; of several choices, only the first is kept so."""
@@ -260,38 +242,3 @@ def _says_more(message: Any) -> bool:
     if not isinstance(message, dict) or not isinstance(message.get("content"), str | list | None):
         return False
     return any(value is not None for name, value in message.items() if name != "role")
-
-
-def _usage(usage: Any) -> Usage | None:
-    """Return what the provider has counted.
-
-    Some count thoughts in the total alone: docs.x.ai, "Reasoning", and Gemini's thoughts.
-    """
-    if not isinstance(usage, dict):
-        return None
-    told = [usage.get("prompt_tokens"), usage.get("completion_tokens")]
-    counts = [_count(each) for each in told if each is not None]
-    if not counts or None in counts:
-        return None
-    prompt, completion = (_count(each) or 0 for each in told)
-    total = _count(usage.get("total_tokens")) or 0
-    if completion and not prompt:
-        prompt = max(0, total - completion)
-    else:
-        completion = max(completion, total - prompt)
-    return Usage(
-        prompt_tokens=prompt,
-        completion_tokens=completion,
-        cached_tokens=_cached_tokens(usage, prompt),
-    )
-
-
-def _count(tokens: object) -> int | None:
-    return tokens if type(tokens) is int and 0 <= tokens < MAX_TOKENS else None
-
-
-def _cached_tokens(usage: dict[str, Any], prompt: int) -> int:
-    """Return how many tokens of the prompt were cached; 0 unless the provider says it clearly."""
-    details = usage.get("prompt_tokens_details")
-    cached = details.get("cached_tokens") if isinstance(details, dict) else None
-    return cached if type(cached) is int and 0 <= cached <= prompt else 0

@@ -117,8 +117,8 @@ class Delta:
     Attributes:
         events: The provider's own events, as they came, if the request was passed on as it was.
         attempts: How often the provider was called, where it was more than once.
-        said_bytes: What the model said in this piece, after the usage if it has one; as of a
-            Completion.
+        said_bytes: What the model said in this piece; with a usage that counts an answer, all of
+            the stream that this does not count. As of a Completion.
     """
 
     text: str = ""

@@ -2,7 +2,8 @@
 
 import json
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from time import sleep
 from typing import Any
 
 from chatport.domain.model import Exchange
@@ -13,6 +14,9 @@ from .json_spans import scan
 ONCE = frozenset({"id", "type", "role", "index"})
 """The words of a delta that are said once, or again and again, but never in pieces."""
 
+PIECES_A_TURN = 1000
+"""They are put together in some milliseconds; then others have their turn."""
+
 
 def request_of(text: RequestText) -> Any:
     """Return the request as the client sent it."""
@@ -22,10 +26,20 @@ def request_of(text: RequestText) -> Any:
 
 def response_of(exchange: Exchange) -> Any:
     """Return the provider's answer; a streamed one as it would have been in one piece."""
-    pieces = [_read(piece) for piece in exchange.answer]
-    if len(pieces) == 1 and "chunk" not in str(pieces[0].get("object")):
-        return pieces[0]
-    return assembled(pieces) if pieces else None
+    if not exchange.answer:
+        return None
+    first = _read(exchange.answer[0])
+    if len(exchange.answer) == 1 and "chunk" not in str(first.get("object")):
+        return first
+    return assembled(_pieces(exchange.answer))
+
+
+def _pieces(texts: Sequence[bytes]) -> Iterator[Any]:
+    """Yield what the events of a stream say, which may be a hundred thousand."""
+    for number, text in enumerate(texts):
+        if number % PIECES_A_TURN == 0:
+            sleep(0)
+        yield _read(text)
 
 
 def _read(text: str | bytes) -> Any:
@@ -46,11 +60,13 @@ def assembled(chunks: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
     """Return the completion that the chunks of a stream add up to."""
     whole: dict[str, Any] = {}
     choices: dict[str, dict[str, Any]] = {}
+    growth = _Growth()
     for chunk in chunks:
         whole.update({name: value for name, value in chunk.items() if value is not None})
         for choice in _objects(chunk.get("choices")):
             index = choice.get("index")
-            _add_choice(choices.setdefault(str(index or 0), {}), choice)
+            growth.add_choice(choices.setdefault(str(index or 0), {}), choice)
+    growth.end()
     ordered = [choices[index] for index in sorted(choices, key=lambda index: (len(index), index))]
     return {**whole, "object": "chat.completion", "choices": ordered}
 
@@ -60,35 +76,76 @@ def _objects(choices: Any) -> list[dict[str, Any]]:
     return [each for each in choices if isinstance(each, dict)] if isinstance(choices, list) else []
 
 
-def _add_choice(whole: dict[str, Any], choice: Mapping[str, Any]) -> None:
-    piece = {name: value for name, value in choice.items() if name != "delta"}
-    _add(whole, {**piece, "message": choice.get("delta") or {}}, once=ONCE | {"finish_reason"})
+class _Text(list[str]):
+    """A text that grows, in pieces: to copy it for each takes the square of its length."""
 
 
-def _add(whole: dict[str, Any], piece: Mapping[str, Any], once: frozenset[str] = ONCE) -> None:
-    """Add a piece to what there is: texts grow, objects and lists are filled."""
-    for name, value in piece.items():
-        before = whole.get(name)
-        if value is None:
-            whole.setdefault(name, None)
-        elif name not in once and isinstance(before, str) and isinstance(value, str):
-            whole[name] = before + value
-        elif isinstance(value, dict):
-            whole[name] = before if isinstance(before, dict) else {}
-            _add(whole[name], value)
-        elif isinstance(value, list):
-            whole[name] = before if isinstance(before, list) else []
-            _extend(whole[name], value)
-        else:
-            whole[name] = value
+class _Items(list[Any]):
+    """A list that grows, with those of its items that have an index."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.by_index: dict[object, dict[str, Any]] = {}
 
 
-def _extend(whole: list[Any], pieces: list[Any]) -> None:
-    """Add the items of a list; those with an index to the one that has it already."""
-    for piece in pieces:
-        index = piece.get("index") if isinstance(piece, dict) else None
-        same = [item for item in whole if isinstance(item, dict) and item.get("index") == index]
-        if index is not None and same:
-            _add(same[0], piece)
-        else:
-            whole.append(piece)
+class _Growth:
+    """Adds pieces to what there is: texts grow, objects and lists are filled."""
+
+    def __init__(self) -> None:
+        self._texts: list[tuple[dict[str, Any], str]] = []
+
+    def add_choice(self, whole: dict[str, Any], choice: Mapping[str, Any]) -> None:
+        """Add what a chunk says of a choice."""
+        piece = {name: value for name, value in choice.items() if name != "delta"}
+        message = {**piece, "message": choice.get("delta") or {}}
+        self._add(whole, message, once=ONCE | {"finish_reason"})
+
+    def end(self) -> None:
+        """Write each text in one piece."""
+        for place, name in self._texts:
+            if isinstance(text := place[name], _Text):
+                place[name] = "".join(text)
+
+    def _add(
+        self, whole: dict[str, Any], piece: Mapping[str, Any], once: frozenset[str] = ONCE
+    ) -> None:
+        for name, value in piece.items():
+            before = whole.get(name)
+            if value is None:
+                whole.setdefault(name, None)
+            elif name not in once and isinstance(before, str | _Text) and isinstance(value, str):
+                self._add_text(whole, name, value)
+            elif isinstance(value, dict):
+                whole[name] = before if isinstance(before, dict) else {}
+                self._add(whole[name], value)
+            elif isinstance(value, list):
+                whole[name] = self._growing(before)
+                self._extend(whole[name], value)
+            else:
+                whole[name] = value
+
+    def _add_text(self, whole: dict[str, Any], name: str, piece: str) -> None:
+        text = whole[name]
+        if isinstance(text, str):
+            whole[name] = text = _Text([text])
+            self._texts.append((whole, name))
+        text.append(piece)
+
+    def _growing(self, before: object) -> _Items:
+        if isinstance(before, _Items):
+            return before
+        items = _Items()
+        if isinstance(before, list) and not isinstance(before, _Text):
+            self._extend(items, before)
+        return items
+
+    def _extend(self, whole: _Items, pieces: list[Any]) -> None:
+        """Add the items of a list; those with an index to the one that has it already."""
+        for piece in pieces:
+            index = piece.get("index") if isinstance(piece, dict) else None
+            if isinstance(index, int | float | str) and index in whole.by_index:
+                self._add(whole.by_index[index], piece)
+            else:
+                whole.append(piece)
+                if isinstance(index, int | float | str):
+                    whole.by_index[index] = piece

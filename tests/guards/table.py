@@ -853,16 +853,28 @@ SECRETS = (
     ),
     Guard(
         "many words are taken for no tokens",
-        "adapters/openai_answers.py",
-        "said_bytes=0 if usage and usage.completion_tokens else said_bytes,\n    )",
-        "said_bytes=0 if usage else said_bytes,\n    )",
+        "adapters/provider_usage.py",
+        "self._uncounted if usage.completion_tokens else said_bytes",
+        "self._uncounted if usage.completion_tokens else 0",
         ("unit/test_openai_answers.py::test_no_tokens_for_many_words_are_not_believed[True]",),
     ),
     Guard(
+        "words are counted by a prompt that is counted anew",
+        "adapters/provider_usage.py",
+        "self._uncounted if usage.completion_tokens else said_bytes",
+        "0 if usage.completion_tokens else said_bytes",
+        (
+            (
+                "unit/test_openai_answers.py::"
+                "test_a_prompt_that_is_counted_anew_counts_no_words[5000-3000-head0-True]"
+            ),
+        ),
+    ),
+    Guard(
         "thoughts that are in the total alone are free",
-        "adapters/openai_answers.py",
-        "completion = max(completion, total - prompt)",
-        "pass",
+        "adapters/provider_usage.py",
+        "completion_tokens=max(completion, total - prompt)",
+        "completion_tokens=completion",
         (
             "unit/test_openai_answers.py::test_what_is_in_the_total_alone_is_paid_for_too[usage0-1009-True]",
         ),

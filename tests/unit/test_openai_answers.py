@@ -112,6 +112,35 @@ def test_of_the_counts_of_a_stream_each_stays_until_it_comes_again(
     assert usage == expected
 
 
+@pytest.mark.parametrize("at_once", [True, False])
+@pytest.mark.parametrize("head", [(5000, 1), (0, 1)])
+@pytest.mark.parametrize(("prompt", "cached"), [(5000, 3000), (5002, 0)])
+def test_a_prompt_that_is_counted_anew_counts_no_words(
+    head: tuple[int, int], prompt: int, cached: int, at_once: bool
+) -> None:
+    answer = StreamedAnswer(relayed=False)
+    begin = dict(zip(("prompt_tokens", "completion_tokens"), head, strict=True))
+    details = {"prompt_tokens_details": {"cached_tokens": cached}}
+    end = {"prompt_tokens": prompt, "completion_tokens": 0, **details}
+    said = {"choices": [{"index": 0, "delta": {"content": "word " * 1000}}]}
+    chunks = [{"choices": [], "usage": begin}, said, {"choices": [], "usage": end}]
+    events = [json.dumps(chunk).encode() for chunk in chunks]
+    usage, said_bytes = None, 0
+    for batch in [events] if at_once else [[event] for event in events]:
+        for delta in answer.read(batch):
+            usage = delta.usage or usage
+            said_bytes = delta.said_bytes_after(said_bytes)
+    assert usage == Usage(prompt_tokens=prompt, completion_tokens=1, cached_tokens=cached)
+    assert said_bytes == 5000
+
+
+def test_what_was_cached_of_a_prompt_need_not_be_said_again() -> None:
+    answer = StreamedAnswer(relayed=False)
+    for usage in (counted({"cached_tokens": 60}), counted(None)):
+        [delta] = answer.read([json.dumps({"choices": [], "usage": usage}).encode()])
+    assert delta.usage == Usage(prompt_tokens=100, completion_tokens=7, cached_tokens=60)
+
+
 def test_counts_that_come_again_count_what_was_said_until_then() -> None:
     answer = StreamedAnswer(relayed=False)
     said = 0
@@ -134,9 +163,35 @@ def test_a_prompt_that_is_not_counted_is_what_the_total_has_beyond_the_answer(
     assert told(usage, relayed=relayed) == expected
 
 
-@pytest.mark.parametrize("usage", [{}, {"total_tokens": 5050}, {"prompt_tokens": None}])
-def test_a_total_alone_is_no_count(usage: dict[str, Any]) -> None:
+@pytest.mark.parametrize("usage", [{}, {"total_tokens": 0}, {"prompt_tokens": None}])
+def test_where_nothing_is_counted_there_is_no_usage(usage: dict[str, Any]) -> None:
     assert told(usage) is None
+
+
+@pytest.mark.parametrize("parts", [{}, {"prompt_tokens": 0, "completion_tokens": 0}])
+def test_of_a_total_without_parts_the_words_are_taken_off_by_their_size(
+    parts: dict[str, int],
+) -> None:
+    usage = {**parts, "total_tokens": 5050}
+    choice = {"index": 0, "message": {"content": "word " * 1000}, "finish_reason": "stop"}
+    body = json.dumps({"choices": [choice], "usage": usage}).encode()
+    plain = completion(body, None, relayed=False)
+    assert plain.usage == Usage(prompt_tokens=3800, completion_tokens=1250, estimated=True)
+    assert plain.said_bytes == 0
+    answer = StreamedAnswer(relayed=False)
+    said = {"choices": [{"index": 0, "delta": {"content": "word " * 1000}}]}
+    chunks = [json.dumps(chunk).encode() for chunk in (said, {"choices": [], "usage": usage})]
+    [delta] = answer.read(chunks)
+    assert (delta.usage, delta.said_bytes) == (plain.usage, 0)
+
+
+def test_a_total_without_parts_is_the_answers_beyond_a_prompt_that_was_counted_before() -> None:
+    answer = StreamedAnswer(relayed=False)
+    head = {"prompt_tokens": 5000, "completion_tokens": 0}
+    end = {"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 6000}
+    for usage in (head, end):
+        [delta] = answer.read([json.dumps({"choices": [], "usage": usage}).encode()])
+    assert delta.usage == Usage(prompt_tokens=5000, completion_tokens=1000)
 
 
 @pytest.mark.parametrize("relayed", [True, False])

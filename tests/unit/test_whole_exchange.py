@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from openai.lib.streaming.chat import ChatCompletionStreamState
 from openai.types.chat import ChatCompletionChunk
+from pytest_mock import MockerFixture
 
 from chatport.domain import Exchange, RequestText
 from chatport.entrypoints.whole_exchange import assembled, request_of, response_of
@@ -119,6 +120,48 @@ def test_fields_that_nobody_knows_grow_as_texts_lists_and_objects() -> None:
         "list": ["a", "b"],
         "was": 3,
     }
+
+
+def test_lists_within_the_items_of_a_list_grow_too() -> None:
+    pieces = [
+        chunk({"parts": [{"index": 0, "words": ["a"], "text": "x"}, "no item", 7]}),
+        chunk({"parts": [{"index": 0, "words": ["b"], "text": "y"}, {"index": [1]}]}),
+        chunk({"parts": [{"index": 0, "words": ["c"], "text": ["z"]}, {"index": [1]}]}),
+    ]
+    [choice] = assembled(pieces)["choices"]
+    first = {"index": 0, "words": ["a", "b", "c"], "text": ["z"]}
+    assert choice["message"]["parts"] == [first, "no item", 7, {"index": [1]}, {"index": [1]}]
+
+
+def test_a_long_answer_takes_no_longer_for_each_of_its_pieces() -> None:
+    asked = []
+
+    class Item(dict[str, Any]):
+        def get(self, name: str, default: Any = None) -> Any:
+            asked.append(name)
+            return super().get(name, default)
+
+    class Word(str):
+        __slots__ = ()
+
+        def __radd__(self, before: str) -> str:
+            asked.append("a copy of the text")
+            return str(before) + str(self)
+
+    def piece(n: int) -> dict[str, Any]:
+        said = {"content": Word("a"), "tool_calls": [Item(index=n, id=f"call_{n}")]}
+        return chunk(said, logprobs={"content": [Item(token="a", logprob=-0.1)]})
+
+    [choice] = assembled(piece(n) for n in range(1000))["choices"]
+    assert choice["message"]["content"] == "a" * 1000
+    assert len(choice["message"]["tool_calls"]) == len(choice["logprobs"]["content"]) == 1000
+    assert asked == ["index"] * 2000
+
+
+def test_others_have_their_turn_while_a_long_answer_is_put_together(mocker: MockerFixture) -> None:
+    sleep = mocker.patch("chatport.entrypoints.whole_exchange.sleep")
+    response_of(exchange(*[chunk({"content": "a"})] * 2500, stream=True))
+    assert sleep.mock_calls == [mocker.call(0)] * 3
 
 
 def test_a_whole_answer_and_an_error_are_shown_as_they_came() -> None:
