@@ -34,7 +34,8 @@ def completion(
         UpstreamInvalidResponse: It is none.
     """
     answer = _parsed(data)
-    choice = _first_choice(answer) if isinstance(answer, dict) else None
+    is_whole = isinstance(answer, dict) and not answer.get("error")  # some send what there is of it
+    choice = _first_choice(answer) if is_whole else None
     message = choice.get("message") if choice else None
     finish_reason = choice.get("finish_reason") if choice else None
     text = _text(message)

@@ -6,8 +6,8 @@ from typing import Any
 from chatport.domain.history import estimated_tokens
 from chatport.domain.model import Usage
 
-MAX_TOKENS = 2**31
-"""What an integer column of every database holds; larger counts are a provider's mistake."""
+MAX_TOKENS = 10**8
+"""Ten times the longest context of all; larger counts are a provider's mistake."""
 
 NOTHING = Usage(prompt_tokens=0, completion_tokens=0)
 

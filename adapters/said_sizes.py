@@ -59,10 +59,12 @@ def _size(said: object, name: str = "", depth: int = 0) -> int:
         sizes = {
             each: _size(value, each, depth + 1)
             for each, value in said.items()
-            if each not in LABELS
+            if each not in LABELS and (value or each in ARGUMENTS)
         }
         thoughts = max(sizes.pop(each, 0) for each in THOUGHTS)
         if name == "audio":
             sizes["data"] = -(-sizes.get("data", 0) // SOUND_SHARE)
         return thoughts + sum(sizes.values())
-    return sum(_size(each, name, depth + 1) for each in said) if isinstance(said, list) else 0
+    if not isinstance(said, list):
+        return 0
+    return sum(_size(each, name, depth + 1) for each in said if each and not isinstance(each, int))

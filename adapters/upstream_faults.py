@@ -114,7 +114,7 @@ class translated:  # noqa: N801  # it is used as a function that makes a block
         fault = error if isinstance(error, ChatportError) else translate(error)
         if isinstance(error, openai.APIStatusError):
             fault.upstream_said = error.response.content.decode("utf-8", "replace")
-            if self._relayed:
+            if self._relayed and type(fault) not in FOR_OPERATORS:
                 fault.passed_on = passed_on(error.status_code, error.response.content, self._key)
         fault.upstream_said = quoted(fault.upstream_said, self._key)
         fault.upstream_request_id = id_of_call(fault.upstream_request_id, self._key)

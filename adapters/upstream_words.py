@@ -5,6 +5,7 @@ import html
 import json
 import re
 import unicodedata
+from base64 import b64encode
 from functools import lru_cache
 from typing import Any
 
@@ -27,17 +28,24 @@ KEY_SIGNS = "_-.*+/=\\%"
 """In keys, beside letters and digits, however they are written."""
 
 CODED = re.compile(
-    r"\\u00([0-9a-f]{2})|\\u\{0*([0-9a-f]{2})\}|\\x([0-9a-f]{2})|%([0-9a-f]{2})|\\([0-7]{3})",
+    r"(?:\\u|%u|\\U0000|U\+)00([0-9a-f]{2})|\\[ux]\{0*([0-9a-f]{2})\}|[%=]([0-9a-f]{2})"
+    r"|\\(?:x|0{0,4}(?=[0-9a-f]{2}\s))([0-9a-f]{2})|\\([0-7]{3})",
     re.IGNORECASE,
 )
-"""An ASCII character as JSON, Python, C or a URL may write it."""
+"""An ASCII character as JSON, Python, C, CSS, a mail or a URL may write it."""
+
+SET_APART = re.compile(r"<[^<>]{0,100}>|\x1b\[[0-9;]*[a-z]|\\[nrt]", re.IGNORECASE)
+"""What letters are set in, and no part of a word: markup, colours, and ends of lines in JSON."""
 
 HTML_NUMBER = re.compile(r"&#0*([0-9]+)")
 HTML_DIGITS = 8
 """No character has a number as long; of thousands of digits Python's `int` makes an error."""
 
-LAYERS = 3
+LAYERS = 5
 """How often one code may stand in another: `%252F`."""
+
+PIECE, PIECE_OF_LETTERS = 8, 12
+"""So many letters and digits of a key, or letters alone, stand in a row nowhere else."""
 
 SHORTEST_KEY = 8
 LONGEST_WORD = 15
@@ -132,13 +140,14 @@ def _hides_key(said: str, key: str) -> bool:
     others = _spelled(key).sub(" ", said) if key else said  # what is seen, is not hidden
     if key and not _is_word(key) and _letters(key) in _letters(_decoded(others)):
         return True
-    return KEY_LIKE.search(_decoded(KEY_LIKE.sub(" ", others))) is not None
+    hidden = _decoded(KEY_LIKE.sub(" ", others))
+    return KEY_LIKE.search(hidden) is not None or not _pieces(key).isdisjoint(_rows(hidden))
 
 
 def _decoded(text: str) -> str:
     for _ in range(LAYERS):
         text = HTML_NUMBER.sub(lambda number: f"&#{number[1][:HTML_DIGITS]}", text)
-        text = CODED.sub(_character, html.unescape(text))
+        text = SET_APART.sub("", CODED.sub(_character, html.unescape(text)))
     return unicodedata.normalize("NFKC", text.replace("\0", ""))
 
 
@@ -149,6 +158,27 @@ def _character(code: re.Match[str]) -> str:
 
 def _letters(text: str) -> str:
     return "".join(each for each in text if each.isascii() and each.isalnum()).lower()
+
+
+def _rows(text: str) -> set[str]:
+    """Return all letters and digits of a text that stand in a row, as many as a piece has."""
+    letters = _letters(text)
+    return {
+        letters[start : start + size]
+        for size in (PIECE, PIECE_OF_LETTERS)
+        for start in range(len(letters) - size + 1)
+    }
+
+
+@lru_cache(maxsize=8)
+def _pieces(key: str) -> frozenset[str]:
+    """Return what gives a key away: a part of it, also in base64 wherever it begins there."""
+    if _is_word(key):
+        return frozenset()
+    data = key.encode("utf-8", "replace")
+    coded = [b64encode(bytes(before) + data)[4:-4].decode() for before in range(3)]
+    rows = {row for each in (key, *coded) for row in _rows(each)}
+    return frozenset(row for row in rows if len(row) > PIECE or not row.isalpha())
 
 
 def _is_word(key: str) -> bool:

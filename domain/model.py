@@ -29,6 +29,11 @@ def always() -> bool:
     return True
 
 
+def counts_an_answer(usage: "Usage | None") -> bool:
+    """Return whether more is counted than the one token that heads may count, as Anthropic's."""
+    return usage is not None and usage.completion_tokens > 1
+
+
 class State(StrEnum):
     """Whether an exchange is still open, or how it ended."""
 
@@ -131,16 +136,14 @@ class Delta:
 
     def said_bytes_after(self, before: int) -> int:
         """Return how much no usage counts after this piece, if it was so much before."""
-        return self.said_bytes if self._is_counted else before + self.said_bytes
+        counted = self.usage is not None and self.usage.completion_tokens > 0
+        return self.said_bytes if counted else before + self.said_bytes
 
     @property
     def says_something(self) -> bool:
         """Whether the model has said or thought something; a head or a heartbeat is nothing."""
-        return bool(self.text or self.said_bytes or self.finish_reason or self._is_counted)
-
-    @property
-    def _is_counted(self) -> bool:
-        return self.usage is not None and self.usage.completion_tokens > 0
+        said = self.text or self.said_bytes or self.finish_reason
+        return bool(said) or counts_an_answer(self.usage)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

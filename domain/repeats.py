@@ -99,5 +99,5 @@ def error_of(exchange: Exchange) -> ChatportError | None:
         upstream_status=exchange.upstream_status,
         upstream_request_id=exchange.upstream_request_id,
     )
-    error.exchange_id, error.replayed = exchange.id, True
+    error.exchange_id, error.replayed, error.may_be_billed = exchange.id, True, exchange.final
     return error

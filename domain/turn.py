@@ -15,6 +15,7 @@ from .model import (
     Exchange,
     State,
     Usage,
+    counts_an_answer,
 )
 from .ports import Clock, ConversationStore
 from .text import storable
@@ -275,7 +276,7 @@ class Turn:
     ) -> Usage | None:
         """Return what has arrived; of what may be billed unseen, the most; or else nothing."""
         usage = partial.usage
-        said = reply or partial.said_bytes or (usage and usage.completion_tokens)
+        said = reply or partial.said_bytes or counts_an_answer(usage)
         if not said and (error.may_be_billed or state is State.INTERRUPTED):
             most = self._estimate.most()
             if usage is None or not usage.prompt_tokens:

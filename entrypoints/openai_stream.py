@@ -4,6 +4,7 @@ The one thing that is changed is `usage`: chatport always asks for it, the clien
 """
 
 import json
+import re
 from collections.abc import Callable, Iterator
 from json import JSONDecoder
 
@@ -12,10 +13,12 @@ from chatport.domain.stream import ChatStream
 
 from . import sse
 from .faults import Fault, openai_body
-from .json_spans import scan
+from .json_spans import JSONObject, scan
 
 DONE = b"data: [DONE]\n\n"
-USAGE = b'"usage"'
+USAGE = re.compile(rb'"(?:u|\\u0075)(?:s|\\u0073)(?:a|\\u0061)(?:g|\\u0067)(?:e|\\u0065)"')
+"""The name as JSON may write it."""
+
 NO_USAGE = b',"usage":null}'
 
 AS_PYTHON_READS_IT = JSONDecoder()
@@ -42,19 +45,35 @@ def error_event(fault: Fault) -> bytes:
 
 def chunk(data: bytes, *, wants_usage: bool) -> bytes:
     """Return a chunk's event as the client asked for it; nothing if it holds nothing else."""
-    if USAGE not in data and not wants_usage:
-        return _event(data)
-    if data.endswith(NO_USAGE):  # only a member of the outermost object can stand there
-        return _event(data if wants_usage else data[: -len(NO_USAGE)] + b"}")
-    found = scan(data.decode(), AS_PYTHON_READS_IT)
     if wants_usage:
-        missing = {} if "usage" in found.spans else {"usage": "null"}
-        return _event(found.changed(missing).encode())
+        return _event(_with_usage(data))
+    if USAGE.search(data) is None:
+        return _event(data)
+    rest = data[: -len(NO_USAGE)] + b"}"
+    if data.endswith(NO_USAGE) and USAGE.search(rest) is None:
+        return _event(rest)
+    found = scan(data.decode(), AS_PYTHON_READS_IT)
     if "usage" not in found.spans:
         return _event(data)
     if not found.value.get("choices") and found.value["usage"] is not None:
         return b""
-    return _event(found.without("usage").encode())
+    return _event(_without_usage(found))
+
+
+def _with_usage(data: bytes) -> bytes:
+    if data.endswith(NO_USAGE):  # only a member of the outermost object can stand there
+        return data
+    found = scan(data.decode(), AS_PYTHON_READS_IT)
+    return data if "usage" in found.spans else found.changed({"usage": "null"}).encode()
+
+
+def _without_usage(found: JSONObject) -> bytes:
+    """Return the chunk without its usage, which some name twice; then it is written anew."""
+    rest = found.without("usage").encode()
+    if USAGE.search(rest) is None or "usage" not in scan(rest.decode(), AS_PYTHON_READS_IT).spans:
+        return rest
+    others = {name: value for name, value in found.value.items() if name != "usage"}
+    return json.dumps(others).encode()
 
 
 def _event(data: bytes) -> bytes:

@@ -205,6 +205,11 @@ ODD = (
     ),
     _odd("says in a message what is wrong", {"message": QUOTED}, stream=ERROR[1]),
     _odd("ends with an error", {"error": {}}, event({"error": {"code": 5}}), stream=ERROR[1]),
+    _odd(
+        "says what went wrong beside its answer",
+        {**completion(), "error": {"message": QUOTED}},
+        stream=ERROR[1],
+    ),
     _odd("offers null as its choice", {"choices": [None]}),
     _odd("sends null", None, stream=good("Hel")),
     _odd("sends an empty object", {}, stream=good("Hel")),

@@ -292,6 +292,7 @@ MAPPED = [
     ("418 Teapot", None, 502, "upstream_rejected", "false", None),
     ("429 Too Many Requests", None, 503, "upstream_rate_limited", None, "7"),
     ("429 Too Many Requests", "insufficient_quota", 503, "upstream_quota_exhausted", "false", None),
+    ("400 Bad Request", "insufficient_quota", 503, "upstream_quota_exhausted", "false", None),
     ("500 Oops", None, 502, "upstream_error", None, None),
     ("502 Bad Gateway", None, 502, "upstream_error", None, None),
     ("503 Service Unavailable", None, 503, "upstream_error", None, "7"),

@@ -599,8 +599,9 @@ def test_what_comes_after_an_early_usage_is_added_to_it(
     [
         ({"choices": [{"index": 0, "delta": {"role": "assistant"}}]}, None),
         ({"choices": [], "usage": {"prompt_tokens": 50, "completion_tokens": 0}}, 50),
+        ({"choices": [], "usage": {"prompt_tokens": 50, "completion_tokens": 1}}, 50),
     ],
-    ids=["a head", "a count of the prompt"],
+    ids=["a head", "a count of the prompt", "Anthropic's head"],
 )
 @pytest.mark.parametrize("path", [PATH, SEED])
 def test_before_the_first_word_what_may_be_billed_counts_as_much_as_it_may_be(

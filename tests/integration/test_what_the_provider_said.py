@@ -1,6 +1,7 @@
 """What the provider says about a failure: its beginning is in the log, and nowhere else."""
 
 import hashlib
+from base64 import b64encode
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -144,6 +145,52 @@ LIVE = "sk-proj-abcDEF123456ghiJKL789mnoPQR"
 def test_nothing_of_a_key_whose_beginning_alone_is_seen(echo: str) -> None:
     words, *_digest = quoted(f"Invalid key {echo}; moon", LIVE).split("... ")
     assert words == "***"
+
+
+MIXED = "qzXK93mvLp27RtWy5BnD"
+
+
+@pytest.mark.parametrize("key", [LIVE, MIXED], ids=["known", "mixed"])
+@pytest.mark.parametrize("between", ["\\n", "\\r\\n", "<wbr>", "<br/>", "\x1b[31m", "\n2: "])
+def test_nothing_of_a_key_that_something_stands_in(key: str, between: str) -> None:
+    assert quoted(f"Invalid key {key[:11]}{between}{key[11:]}; moon", key) == "***"
+
+
+@pytest.mark.parametrize("key", [LIVE, MIXED], ids=["known", "mixed"])
+@pytest.mark.parametrize(
+    "code",
+    [
+        "%u00{:02X}",
+        "\\U000000{:02x}",
+        "\\x{{{:x}}}",
+        "={:02X}",
+        "\\{:x} ",
+        "U+00{:x}",
+        "%25252525{:x}",
+    ],
+    ids=["browsers", "Python", "Perl", "mail", "CSS", "Unicode", "five layers"],
+)
+def test_nothing_of_a_key_in_codes_that_few_know(key: str, code: str) -> None:
+    coded = "".join(code.format(ord(each)) for each in key)
+    assert quoted(f"Invalid key {coded}; moon", key) == "***"
+
+
+@pytest.mark.parametrize("before", ["", "x", "xy", "Bearer "])
+@pytest.mark.parametrize("key", [LIVE, MIXED], ids=["known", "mixed"])
+def test_no_key_in_base64_wherever_it_begins(key: str, before: str) -> None:
+    coded = b64encode(f"{before}{key}".encode()).decode()
+    assert quoted(f"moon {coded[:-3]}", key) in ("***", "moon ***")
+
+
+@pytest.mark.parametrize("key", [LIVE, MIXED], ids=["known", "mixed"])
+@pytest.mark.parametrize("part", [slice(2, None), slice(None, -2), slice(5, 15)])
+def test_no_part_of_a_key(key: str, part: slice) -> None:
+    assert key[part] not in quoted(f"The key ends with {key[part]}", key)
+
+
+def test_what_keys_have_in_common_with_words_stays() -> None:
+    said = "The project of my company has no model gpt-4o"
+    assert quoted(said, "sk-project-company-4o") == said
 
 
 @WAYS

@@ -134,6 +134,14 @@ def test_a_prompt_that_is_counted_anew_counts_no_words(
     assert said_bytes == 5000
 
 
+@pytest.mark.parametrize("count", [10**8, 2**31 - 1, 10**400])
+def test_more_tokens_than_any_model_reads_or_writes_are_no_count(count: int) -> None:
+    assert told({"prompt_tokens": 9, "completion_tokens": count}) is None
+    assert told({"prompt_tokens": count, "completion_tokens": 9}) is None
+    expected = Usage(prompt_tokens=9, completion_tokens=9)
+    assert told({"prompt_tokens": 9, "completion_tokens": 9, "total_tokens": count}) == expected
+
+
 def test_what_was_cached_of_a_prompt_need_not_be_said_again() -> None:
     answer = StreamedAnswer(relayed=False)
     for usage in (counted({"cached_tokens": 60}), counted(None)):

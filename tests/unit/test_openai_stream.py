@@ -86,6 +86,9 @@ def test_a_chunk_without_usage_is_not_changed_for_who_wants_none(data: bytes) ->
         ),
         (b'{"choices":[{"usage":null}],"usage":{"usage":1}}', b'{"choices":[{"usage":null}]}'),
         (b'{"choices":[],"usage":null}', b'{"choices":[]}'),
+        (b'{"us\\u0061ge":{"a":1},"choices":[{"delta":{}}]}', b'{"choices":[{"delta":{}}]}'),
+        (b'{"usage":1,"x":[{}],"usage":null}', b'{"x": [{}]}'),
+        (b'{"usage":1,"x":2,"usage":3,"choices":[4],"usage":5}', b'{"x": 2, "choices": [4]}'),
         (
             b'{"choices":[{"delta":{"content":"\\"usage"}}],"usage":null}',
             b'{"choices":[{"delta":{"content":"\\"usage"}}]}',
@@ -103,6 +106,7 @@ def test_usage_is_taken_out_for_who_wants_none_and_the_rest_stays(
     [
         COUNTS,
         b'{"usage":{"prompt_tokens":9},"choices":[]}',
+        b'{"\\u0075\\u0073\\u0061\\u0067\\u0065":{"prompt_tokens":9},"choices":[]}',
         b'{"choices":[], "usage": {"a": 1} }\n',
     ],
 )

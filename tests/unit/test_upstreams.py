@@ -240,11 +240,15 @@ def test_a_head_alone_does_not_bring_a_provider_back(clock: FakeClock) -> None:
     [
         (Delta(events=(b"{}",)), False),
         (Delta(usage=Usage(prompt_tokens=9, completion_tokens=0)), False),
-        (Delta(usage=Usage(prompt_tokens=9, completion_tokens=1)), True),
+        (Delta(usage=Usage(prompt_tokens=9, completion_tokens=1)), False),
+        (Delta(usage=Usage(prompt_tokens=9, completion_tokens=2)), True),
         (Delta(said_bytes=9), True),
         (Delta(finish_reason="stop"), True),
     ],
-    ids=["a head", "a count of the prompt", "a count of words", "a thought", "an end"],
+    ids=[
+        *("a head", "a count of the prompt", "Anthropic's head", "a count of words"),
+        *("a thought", "an end"),
+    ],
 )
 def test_a_thought_is_an_answer_too_and_a_head_is_none(
     clock: FakeClock, delta: Delta, answers: bool
