@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from chatport.adapters.openai_answers import StreamedAnswer, completion
+from chatport.domain.errors import UpstreamInvalidResponse
 from chatport.domain.model import Usage
 
 JSON = st.recursive(
@@ -140,6 +141,17 @@ def test_more_tokens_than_any_model_reads_or_writes_are_no_count(count: int) -> 
     assert told({"prompt_tokens": count, "completion_tokens": 9}) is None
     expected = Usage(prompt_tokens=9, completion_tokens=9)
     assert told({"prompt_tokens": 9, "completion_tokens": 9, "total_tokens": count}) == expected
+
+
+@pytest.mark.parametrize(("members", "is_one"), [(1_000, True), (1_001, False)])
+def test_what_has_thousands_of_members_is_no_chunk(members: int, is_one: bool) -> None:
+    chunk = {"choices": [], **{f"x{n}": n for n in range(members - 1)}}
+    answer = StreamedAnswer(relayed=True).read([json.dumps(chunk).encode()])
+    if is_one:
+        assert len(list(answer)) == 1
+    else:
+        with pytest.raises(UpstreamInvalidResponse):
+            list(answer)
 
 
 def test_what_was_cached_of_a_prompt_need_not_be_said_again() -> None:
