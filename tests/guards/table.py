@@ -859,6 +859,50 @@ SECRETS = (
         ("unit/test_openai_answers.py::test_no_tokens_for_many_words_are_not_believed[True]",),
     ),
     Guard(
+        "a part of the provider's key is shown",
+        "adapters/upstream_words.py",
+        "return KEY_LIKE.search(hidden) is not None or not _pieces(key).isdisjoint(_rows(hidden))",
+        "return KEY_LIKE.search(hidden) is not None",
+        ("integration/test_what_the_provider_said.py::test_no_part_of_a_key[part0-mixed]",),
+    ),
+    Guard(
+        "an empty account is told in the provider's words",
+        "adapters/upstream_faults.py",
+        "if self._relayed and type(fault) not in FOR_OPERATORS:",
+        "if self._relayed:",
+        (
+            (
+                "integration/test_v1_faults.py::"
+                "test_what_is_not_the_callers_mistake_is_told_in_our_words["
+                "plain-400 Bad Request-insufficient_quota-503-upstream_quota_exhausted-false-None]"
+            ),
+        ),
+    ),
+    Guard(
+        "a head's one token is an answer",
+        "domain/model.py",
+        "usage.completion_tokens > 1",
+        "usage.completion_tokens > 0",
+        (
+            (
+                "unit/test_upstreams.py::"
+                "test_a_thought_is_an_answer_too_and_a_head_is_none[Anthropic's head]"
+            ),
+        ),
+    ),
+    Guard(
+        "a long answer takes the square of its length",
+        "entrypoints/whole_exchange.py",
+        "            whole[name] = text = _Text([text])\n",
+        "            whole[name] = text + piece\n            return\n",
+        (
+            (
+                "unit/test_whole_exchange.py::"
+                "test_a_long_answer_takes_no_longer_for_each_of_its_pieces"
+            ),
+        ),
+    ),
+    Guard(
         "words are counted by a prompt that is counted anew",
         "adapters/provider_usage.py",
         "self._uncounted if usage.completion_tokens else said_bytes",
