@@ -1,10 +1,15 @@
 """How chatport opens a SQLite file."""
 
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TypeVar
 
 import peewee
+
+from .group_commit import BUSY_SECONDS
+from .sqlite_faults import DATABASE_ERRORS, is_busy
 
 PRAGMAS = {
     "journal_mode": "wal",
@@ -15,6 +20,23 @@ PRAGMAS = {
 
 CLOSING_SECONDS = 1
 """How long the end of a process waits for others, which may be ending with it."""
+
+RETRY_SECONDS = 0.02
+"""Between two tries to open a file that another process has for itself; each takes 5 ms."""
+
+T = TypeVar("T")
+
+
+def opened_in_time(opened: Callable[[], T]) -> T:
+    """Try until others let go of the file; SQLite's own wait would stop all greenlets."""
+    until = time.monotonic() + BUSY_SECONDS
+    while True:
+        try:
+            return opened()
+        except DATABASE_ERRORS as error:
+            if not is_busy(error) or time.monotonic() >= until:
+                raise
+        time.sleep(RETRY_SECONDS)
 
 
 def connection_to(path: Path) -> peewee.SqliteDatabase:

@@ -12,13 +12,11 @@ from typing import TypeVar
 from chatport.domain.errors import StorageUnavailable
 
 from .file_condition import FileCondition
-from .group_commit import BUSY_SECONDS, GroupCommit, Offload, run_here
+from .group_commit import GroupCommit, Offload, run_here
 from .open_files import LOST, FileUnusable
+from .sqlite_connection import opened_in_time
 from .sqlite_database import SqliteFile
-from .sqlite_faults import DATABASE_ERRORS, is_busy, is_damage, translated
-
-RETRY_SECONDS = 0.02
-"""Between two tries to open a file that another process has for itself; each takes 5 ms."""
+from .sqlite_faults import DATABASE_ERRORS, is_damage, translated
 
 T = TypeVar("T")
 
@@ -97,7 +95,7 @@ class SqliteSession:
                 if failed_at > asked:
                     raise failure.with_traceback(None)
                 try:
-                    file = self._open_in_time()
+                    file = opened_in_time(self._new_file)
                 except Exception as error:
                     self._failed = time.monotonic(), error
                     raise
@@ -106,16 +104,8 @@ class SqliteSession:
                 self._file = file
             return self._file
 
-    def _open_in_time(self) -> SqliteFile:
-        """Try until others let go of the file; SQLite's own wait would stop all greenlets."""
-        until = time.monotonic() + BUSY_SECONDS
-        while True:
-            try:
-                return SqliteFile(self._path, self._condition, self._named)
-            except DATABASE_ERRORS as error:
-                if not is_busy(error) or time.monotonic() >= until:
-                    raise
-            time.sleep(RETRY_SECONDS)
+    def _new_file(self) -> SqliteFile:
+        return SqliteFile(self._path, self._condition, self._named)
 
     def lose(self, exchange_id: str) -> None:
         """Note that nobody will finish this exchange: the next write ends it."""

@@ -9,6 +9,7 @@ from pathlib import Path
 from chatport.domain.errors import StorageCorrupt
 
 from .schema import refuse_newer
+from .sqlite_connection import opened_in_time
 from .sqlite_faults import translated
 
 AGAIN_SECONDS = 0.001
@@ -26,13 +27,15 @@ def look_through(path: Path, seconds: float) -> bool:
         Whether it came to the end.
 
     Raises:
+        StorageBusy: Another process has had it for itself for too long.
         StorageCorrupt: There is damage.
         StorageReadOnly: It is another program's, or no file.
         StorageTooNew: A newer version of chatport wrote it.
     """
     address = f"{path.absolute().as_uri()}?mode=ro"
     with translated():
-        refuse_newer(path)  # a look at what is not ours would already touch it
+        # A look at what is not ours would already touch it.
+        opened_in_time(lambda: refuse_newer(path))
     with translated(), closing(sqlite3.connect(address, uri=True)) as connection:
         try:
             with _for_at_most(seconds, connection):

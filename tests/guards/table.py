@@ -372,6 +372,18 @@ STORAGE = (
         ),
     ),
     Guard(
+        "a command that ends keeps another from beginning",
+        "adapters/whole_file.py",
+        "opened_in_time(lambda: refuse_newer(path))",
+        "refuse_newer(path)",
+        (
+            (
+                "integration/test_storage_faults.py::test_a_file_that_another_has_for_itself_is_"
+                "waited_for_where_others_go_on[the start]"
+            ),
+        ),
+    ),
+    Guard(
         "an old version writes into a newer file",
         "adapters/schema.py",
         "if any(migration.path is None for migration in status):",

@@ -35,9 +35,9 @@ from chatport.adapters import (
     open_files,
     random_id,
     schema,
+    sqlite_connection,
     sqlite_database,
     sqlite_faults,
-    sqlite_session,
 )
 from chatport.adapters.file_condition import FileCondition
 from chatport.adapters.life_sign import LifeSign
@@ -1314,34 +1314,43 @@ def test_who_waits_for_the_file_to_be_opened_waits_no_longer_than_who_tries(
         assert tries.call_count == 1
 
 
-def test_a_file_that_another_has_for_itself_is_waited_for_where_others_go_on(
-    tmp_path: Path, mocker: MockerFixture
-) -> None:
-    path = tmp_path / "log.db"
+def check(path: Path) -> None:
     with closing(PeeweeStore(path)) as store:
         store.check()
+
+
+OPENED = pytest.mark.parametrize(
+    "use", [lambda path: look_through(path, 1.0), check], ids=["the start", "a store"]
+)
+
+
+@OPENED
+def test_a_file_that_another_has_for_itself_is_waited_for_where_others_go_on(
+    use: Callable[[Path], object], tmp_path: Path, mocker: MockerFixture
+) -> None:
+    path = tmp_path / "log.db"
+    check(path)
     waits = mocker.patch("time.sleep")
     with closing(sqlite3.connect(path, isolation_level=None)) as other:
         other.execute("PRAGMA locking_mode = EXCLUSIVE")
         other.execute("BEGIN EXCLUSIVE")
         waits.side_effect = lambda _: other.close()
-        with closing(PeeweeStore(path)) as store:
-            store.check()
+        use(path)
     assert waits.call_count == 1
 
 
+@OPENED
 def test_a_file_that_another_keeps_for_itself_is_busy(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    use: Callable[[Path], object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "log.db"
-    with closing(PeeweeStore(path)) as store:
-        store.check()
-    monkeypatch.setattr(sqlite_session, "BUSY_SECONDS", 0.1)
+    check(path)
+    monkeypatch.setattr(sqlite_connection, "BUSY_SECONDS", 0.1)
     with closing(sqlite3.connect(path, isolation_level=None)) as other:
         other.execute("PRAGMA locking_mode = EXCLUSIVE")
         other.execute("BEGIN EXCLUSIVE")
-        with closing(PeeweeStore(path)) as store, pytest.raises(StorageBusy):
-            store.check()
+        with pytest.raises(StorageBusy):
+            use(path)
 
 
 READ_ONLY_MOUNT = 'mount --bind "$0" "$0" && mount -o remount,ro,bind "$0" && exec "$@"'
