@@ -6,13 +6,14 @@ import math
 import os
 import secrets
 import signal
+import sys
 import time
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from http import HTTPStatus
 from typing import Any
 
-from gevent import GreenletExit, sleep
+from gevent import GreenletExit, monkey, sleep
 from gevent.pool import Pool
 from gevent.server import StreamServer
 from gunicorn import util
@@ -23,6 +24,7 @@ from gunicorn.http import errors
 from gunicorn.workers.base_async import AsyncWorker
 from gunicorn.workers.ggevent import GeventWorker
 
+from .cli_exits import EXIT_FAILED
 from .client_deadlines import Client, WholeBody
 from .completion_api import PATH
 from .faults import BadRequest, fault_of, openai_body, seed_body
@@ -38,6 +40,9 @@ LAST_SECONDS = 2
 
 LOOK_SECONDS = 1.0
 """Between two signs of life for the master; how soon a stop is heeded."""
+
+RETRY_SECONDS = 1.0
+"""Between two tries to start a worker that cannot begin."""
 
 FROZEN_SECONDS = 5.0
 """Without a look at the workers, which is due each second."""
@@ -188,11 +193,18 @@ class Master(Arbiter):  # type: ignore[misc]  # gunicorn has no types
         """Fork with signals held back: until a worker has handlers, its master's would eat them.
 
         It would go on, and take requests, until it is killed with them at the end of the grace.
-        Where there is no room for a process, the others go on, and it is tried again in a second.
+        Where there is no room for a process, the others go on, and it is tried again in a second;
+        so it is where the process is there, and cannot begin, unless it is one of the first.
         """
         before = signal.pthread_sigmask(signal.SIG_BLOCK, self.SIGNALS)
         try:
             return super().spawn_worker()
+        except SystemExit as end:  # in the new process
+            if end.code != self.WORKER_BOOT_ERROR or self.worker_age <= self.cfg.workers:
+                raise
+            logger.error("a worker is missing, and cannot begin now")  # noqa: TRY400  # gunicorn says why
+            monkey.get_original("time", "sleep")(RETRY_SECONDS)  # gevent may be what cannot begin
+            sys.exit(EXIT_FAILED)
         except OSError as error:
             if os.getpid() != self.pid:
                 raise  # it is the new process that cannot go on

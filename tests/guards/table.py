@@ -177,6 +177,18 @@ STORAGE = (
         ("unit/test_server.py::test_a_worker_begins_also_without_its_database",),
     ),
     Guard(
+        "a later worker that cannot begin ends the server",
+        "entrypoints/gevent_worker.py",
+        "sys.exit(EXIT_FAILED)",
+        "raise",
+        (
+            (
+                "unit/test_master.py::test_a_worker_that_cannot_begin_ends_the_server_only_at_its_"
+                "start[a later one]"
+            ),
+        ),
+    ),
+    Guard(
         "a server starts on a damaged file",
         "adapters/whole_file.py",
         'if found != "ok":',

@@ -5,11 +5,13 @@ import logging
 import os
 import signal
 from collections.abc import Iterable, Iterator
+from contextlib import nullcontext
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from gunicorn.arbiter import Arbiter
+from gunicorn.errors import HaltServer
 from pytest_mock import MockerFixture
 
 from chatport.entrypoints.gevent_worker import Master, Server
@@ -52,6 +54,25 @@ def test_a_new_process_that_cannot_go_on_does_not_become_another_master(
     mocker.patch.object(Arbiter, "spawn_worker", side_effect=OSError)
     with pytest.raises(OSError):
         master.spawn_worker()
+
+
+@pytest.mark.parametrize(
+    ("age", "goes_on"), [(1, False), (2, True)], ids=["one of the first", "a later one"]
+)
+def test_a_worker_that_cannot_begin_ends_the_server_only_at_its_start(
+    master: Master, mocker: MockerFixture, age: int, goes_on: bool
+) -> None:
+    sleep = mocker.patch("time.sleep")
+    cannot_begin = SystemExit(Arbiter.WORKER_BOOT_ERROR)
+    mocker.patch.object(Arbiter, "spawn_worker", side_effect=cannot_begin)
+    master.worker_age = age
+    with pytest.raises(SystemExit) as ended:
+        master.spawn_worker()
+    master.WORKERS = {4711: SimpleNamespace(tmp=SimpleNamespace(close=lambda: None))}
+    mocker.patch("os.waitpid", side_effect=[(4711, int(ended.value.code or 0) << 8), (0, 0)])
+    with nullcontext() if goes_on else pytest.raises(HaltServer):
+        master.reap_workers()
+    assert sleep.mock_calls == ([mocker.call(1.0)] if goes_on else [])
 
 
 @pytest.mark.parametrize(
