@@ -12,7 +12,7 @@ from typing import TypeVar
 from chatport.domain.errors import StorageUnavailable
 
 from .file_condition import FileCondition
-from .group_commit import GroupCommit, Offload, run_here
+from .group_commit import GroupCommit, Offload, nothing_to_check, run_here
 from .open_files import LOST, FileUnusable
 from .sqlite_connection import opened_in_time
 from .sqlite_database import SqliteFile
@@ -68,6 +68,7 @@ class SqliteSession:
             self._condition.in_doubt = False
         else:
             self.write(SqliteFile.check)
+        self._offload(nothing_to_check)  # every request has to, and there may be no thread for it
 
     def read(self, work: Callable[[SqliteFile], T]) -> T:
         """Return the result of `work` on the reader, which sees what is committed."""

@@ -1353,6 +1353,15 @@ def test_a_file_that_another_keeps_for_itself_is_busy(
             use(path)
 
 
+def test_a_store_says_so_where_there_is_no_thread_for_what_is_asked(tmp_path: Path) -> None:
+    def offload(_: object) -> None:
+        raise StorageUnavailable
+
+    store = PeeweeStore(tmp_path / "log.db", offload=offload)
+    with closing(store), pytest.raises(StorageUnavailable):
+        store.check()
+
+
 READ_ONLY_MOUNT = 'mount --bind "$0" "$0" && mount -o remount,ro,bind "$0" && exec "$@"'
 
 

@@ -136,6 +136,25 @@ def test_a_killed_greenlet_waits_for_its_work_on_the_other_thread() -> None:
     assert said == "[] ['worked', 'left']"
 
 
+@pytest.mark.parametrize("left", [0, 1, 3])
+def test_where_no_thread_can_be_started_nothing_is_done_not_even_later(left: int) -> None:
+    said = run(
+        "from gevent import threadpool\n"
+        "from chatport.domain.errors import StorageUnavailable\n"
+        "from chatport.entrypoints.offload import offload\n"
+        f"start, left = threadpool.start_new_thread, [...] * {left}\n"
+        "def start_what_may(*args):\n"
+        "    if not left: raise RuntimeError\n"
+        "    left.pop(); return start(*args)\n"
+        "threadpool.start_new_thread = start_what_may\n"
+        "try: offload(lambda: print('refused work'))\n"
+        "except StorageUnavailable as error: print(error.retry_after_seconds)\n"
+        "threadpool.start_new_thread = start\n"
+        "offload(lambda: print('worked'))\n"
+    )
+    assert said == "1.0\nworked"
+
+
 def test_threads_that_look_up_hosts_do_not_keep_the_database_waiting() -> None:
     said = run(
         "from gevent import monkey; monkey.patch_all()\n"
