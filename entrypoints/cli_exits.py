@@ -28,7 +28,7 @@ EXIT_SETTINGS = 2
 EXIT_STORAGE = 3
 EXIT_STORAGE_TOO_NEW = 5
 
-UNWRITABLE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EPIPE}
+UNWRITABLE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EPIPE, errno.EBADF}
 
 LOOK_SECONDS = 0.5
 """For damage, before a command opens the database; a log of a million takes several."""
@@ -44,12 +44,13 @@ class Program(click.Group):
 
     def main(self, *arguments: Any, **options: Any) -> Any:
         """Run the command, and flush what it printed: Python would do so with a traceback."""
+        _open_what_is_closed()
         _escape_what_cannot_be_shown()
         try:
             try:
                 return super().main(*arguments, **options)
             finally:
-                if sys.stdout and not sys.stdout.closed:  # there is none after `>&-`
+                if not sys.stdout.closed:
                     sys.stdout.flush()
         except OSError as error:
             if error.errno not in UNWRITABLE:
@@ -59,6 +60,14 @@ class Program(click.Group):
             if error.errno == errno.EPIPE:  # whoever read it has left, and knows
                 sys.exit(EXIT_FAILED)
             stop(EXIT_FAILED, f"the output cannot be written: {error.strerror}.")
+
+
+def _open_what_is_closed() -> None:
+    """Let a closed output (`>&-`) refuse what click would leave out, and what is said be lost."""
+    if sys.stdout is None:
+        sys.stdout = os.fdopen(os.open(os.devnull, os.O_RDONLY), "w", encoding="utf-8")
+    if sys.stderr is None:
+        sys.stderr = os.fdopen(os.open(os.devnull, os.O_WRONLY), "w", encoding="utf-8")
 
 
 def _escape_what_cannot_be_shown() -> None:

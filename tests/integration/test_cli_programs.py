@@ -63,6 +63,18 @@ def run_anew(
     return Process(done.args, done.returncode, said, done.stderr.decode())
 
 
+def run_closed(which: str, *arguments: str) -> Process:
+    """Run the program without one of its outputs, as a shell closes it."""
+    return subprocess.run(
+        ["/bin/sh", "-c", f'exec "$@" {which}', "sh", sys.executable, "-c", PROGRAM, *arguments],
+        env=only({}),
+        capture_output=True,
+        timeout=20,
+        check=False,
+        text=True,
+    )
+
+
 def as_bytes(typed: str | bytes) -> bytes:
     return typed if isinstance(typed, bytes) else typed.encode()
 
@@ -548,6 +560,38 @@ def test_an_export_that_cannot_be_written_is_told_in_a_sentence(folder: Path) ->
     write_log(folder / "chatport.db", "Hello")
     done = run("log", "export", "--output", "/dev/full")
     assert (done.returncode, done.stderr) == (1, DISK_FULL)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="a shell closes the output")
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["usage"], "the output cannot be written: Bad file descriptor."),
+        (["log", "export"], "the output cannot be written: Bad file descriptor."),
+        (
+            ["keys", "create", "shop"],
+            (
+                "a key of shop was made, and could not be written: Bad file descriptor."
+                " Nobody has it; make another with: chatport keys rotate shop"
+            ),
+        ),
+    ],
+    ids=["usage", "log export", "keys create"],
+)
+def test_an_output_that_is_closed_is_told_in_a_sentence(
+    folder: Path, arguments: list[str], said: str
+) -> None:
+    write_log(folder / "chatport.db", "Hello")
+    done = run_closed(">&-", *arguments)
+    assert (done.returncode, done.stderr) == (1, f"chatport: {said}\n")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="a shell closes the output")
+@pytest.mark.parametrize("arguments", [["log", "export"], ["purge", "--older-than", "9d"]])
+def test_a_command_that_nobody_hears_does_its_work(folder: Path, arguments: list[str]) -> None:
+    write_log(folder / "chatport.db", "Hello")
+    done = run_closed("2>&-", *arguments)
+    assert (done.returncode, bool(done.stdout)) == (0, True)
 
 
 @pytest.mark.parametrize("command", ["create", "rotate"])
