@@ -13,6 +13,7 @@ from chatport.domain.errors import ChatportError
 from chatport.domain.keys import PAGE, ApiKey
 from chatport.domain.ports import LLMGateway
 
+from .database_name import GONE
 from .doctor_findings import Skip
 from .environment import load_environment
 from .server import Serving
@@ -31,7 +32,7 @@ class Surroundings:
 
     Attributes:
         environment: Of this process, without what a `.env` file says.
-        folder: Where `.env` is, and what relative paths begin with.
+        folder: Where `.env` is, and what relative paths begin with; relative if it was deleted.
         network: Whether to ask anything of the network.
         euid: Of the user who runs this.
         assertions: Whether Python checks them.
@@ -125,7 +126,10 @@ class Installation:
         """Return the path of the database, which may be a link."""
         if self.settings.database is None:
             raise Skip("everything is kept in memory")
-        return self.around.folder / self.settings.database
+        named = self.around.folder / self.settings.database
+        if not named.is_absolute():
+            raise Skip(GONE)
+        return named
 
     @cached_property
     def database(self) -> Path:

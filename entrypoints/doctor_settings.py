@@ -5,6 +5,7 @@ import stat
 
 from chatport.adapters import PriceFileError, read_prices
 
+from .database_name import GONE
 from .doctor_findings import Check, Finding, Skip, error, ok, warning
 from .doctor_installation import UNKNOWN, Installation
 from .setting_values import KEY
@@ -68,6 +69,8 @@ def dotenv_mode(installation: Installation) -> Finding:
 
 def dotenv_folder(installation: Installation) -> Finding:
     """Look whether others could put another file in its place, with a provider of their own."""
+    if not installation.around.folder.is_absolute():
+        return error(GONE, "Start chatport in a folder that is there.")
     mode = installation.around.folder.stat().st_mode
     if mode & OTHERS_WRITE and not mode & stat.S_ISVTX:
         return error(

@@ -16,6 +16,7 @@ from pathlib import Path
 from chatport.domain.errors import StorageUnavailable
 from chatport.domain.ports import LLMGateway
 
+from .database_name import current_folder
 from .doctor_installation import Surroundings
 from .server import Serving
 from .setting_values import UpstreamSetting
@@ -37,7 +38,7 @@ def surroundings(
 
     return Surroundings(
         environment=environment,
-        folder=Path.cwd(),
+        folder=current_folder() or Path(),
         serving=serving,
         network=network,
         now=datetime.now(UTC),

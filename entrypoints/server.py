@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING
 from chatport.domain.errors import StorageUnavailable
 
 from .cli_exits import LOOK_SECONDS
+from .database_name import current_folder
 from .offload import offload
 from .overload import Overload, hooks
 from .settings import Settings
@@ -101,7 +102,8 @@ def check_start(settings: Settings, serving: Serving) -> None:
 
     Raises:
         CannotServe: The address is not loopback and there is no key yet, or it is taken; or no
-            temporary file can be written, by which gunicorn watches its workers.
+            temporary file can be written, by which gunicorn watches its workers, or it has no
+            folder to work in.
         StorageUnavailable: The database is damaged, or cannot be read.
     """
     try:
@@ -110,6 +112,8 @@ def check_start(settings: Settings, serving: Serving) -> None:
         raise CannotServe(
             "No temporary file can be written. Name a folder in TMPDIR where there is room."
         ) from None
+    if current_folder() is None:
+        raise CannotServe("The current folder was deleted. Start the server in another.")
     check_database(settings)  # first, since what comes later may write
     check_address(settings, serving)
 

@@ -242,6 +242,7 @@ BAD: list[tuple[str, Level, Callable[[Setup], object]]] = [
     ("settings.key_form", W, lambda s: s.set(OPENAI_API_KEY="sk-...")),
     ("settings.dotenv_mode", E, lambda s: s.file(".env", "A=b", 0o644)),
     ("settings.dotenv_folder", E, lambda s: s.folder.chmod(0o777)),
+    ("settings.dotenv_folder", E, lambda s: s.change(folder=Path())),
     ("settings.model", W, lambda s: s.set(CHATPORT_MODELS="gpt-5, gpt-5-nano")),
     ("settings.sizes", E, lambda s: s.set(CHATPORT_MAX_BODY_BYTES="5000")),
     ("settings.sizes", W, lambda s: s.set(CHATPORT_MAX_BODY_BYTES="900000000")),

@@ -63,11 +63,11 @@ def run_anew(
     return Process(done.args, done.returncode, said, done.stderr.decode())
 
 
-def run_closed(which: str, *arguments: str) -> Process:
-    """Run the program without one of its outputs, as a shell closes it."""
+def run_by_shell(script: str, *arguments: str, **environment: str) -> Process:
+    """Let a shell run the program, which is `"$@"` in its script."""
     return subprocess.run(
-        ["/bin/sh", "-c", f'exec "$@" {which}', "sh", sys.executable, "-c", PROGRAM, *arguments],
-        env=only({}),
+        ["/bin/sh", "-c", script, "sh", sys.executable, "-c", PROGRAM, *arguments],
+        env=only(environment),
         capture_output=True,
         timeout=20,
         check=False,
@@ -582,7 +582,7 @@ def test_an_output_that_is_closed_is_told_in_a_sentence(
     folder: Path, arguments: list[str], said: str
 ) -> None:
     write_log(folder / "chatport.db", "Hello")
-    done = run_closed(">&-", *arguments)
+    done = run_by_shell('exec "$@" >&-', *arguments)
     assert (done.returncode, done.stderr) == (1, f"chatport: {said}\n")
 
 
@@ -590,7 +590,7 @@ def test_an_output_that_is_closed_is_told_in_a_sentence(
 @pytest.mark.parametrize("arguments", [["log", "export"], ["purge", "--older-than", "9d"]])
 def test_a_command_that_nobody_hears_does_its_work(folder: Path, arguments: list[str]) -> None:
     write_log(folder / "chatport.db", "Hello")
-    done = run_closed("2>&-", *arguments)
+    done = run_by_shell('exec "$@" 2>&-', *arguments)
     assert (done.returncode, bool(done.stdout)) == (0, True)
 
 
@@ -605,6 +605,34 @@ def test_a_key_that_cannot_be_written_is_told_to_be_lost(folder: Path, command: 
         "chatport: a key of shop was made, and could not be written: No space left on device."
         " Nobody has it; make another with: chatport keys rotate shop\n"
     )
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no folder that is in use can be deleted")
+@pytest.mark.parametrize(
+    ("arguments", "database", "code", "said"),
+    [
+        (
+            ["log", "list"],
+            "sqlite:///chatport.db",
+            3,
+            "the database chatport.db cannot be used: the current folder was deleted.",
+        ),
+        (
+            ["serve", "--offline"],
+            "memory:",
+            2,
+            "The current folder was deleted. Start the server in another.",
+        ),
+    ],
+    ids=["log list", "serve"],
+)
+def test_a_folder_that_was_deleted_is_told_in_a_sentence(
+    folder: Path, arguments: list[str], database: str, code: int, said: str
+) -> None:
+    (folder / "gone").mkdir()
+    script = 'cd gone && rmdir ../gone && exec "$@"'
+    done = run_by_shell(script, *arguments, CHATPORT_DATABASE=database)
+    assert (done.returncode, done.stderr) == (code, f"chatport: {said}\n")
 
 
 def test_an_export_to_where_nothing_can_be_is_told_in_a_sentence(folder: Path) -> None:
