@@ -11,6 +11,7 @@ import time
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from http import HTTPStatus
+from types import SimpleNamespace
 from typing import Any
 
 from gevent import GreenletExit, monkey, sleep
@@ -208,6 +209,7 @@ class Master(Arbiter):  # type: ignore[misc]  # gunicorn has no types
         except OSError as error:
             if os.getpid() != self.pid:
                 raise  # it is the new process that cannot go on
+            self.cfg.child_exit(self, SimpleNamespace(age=self.worker_age))  # its slot is free
             logger.error("a worker is missing, and cannot be started now: %s", error.strerror)  # noqa: TRY400  # expected
             return None
         finally:

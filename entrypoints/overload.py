@@ -35,8 +35,9 @@ class Overload:
         self._slot = self._slots[number] = min(free, default=0)
 
     def end_process(self, number: int) -> None:
-        """Forget what a process had in flight that is no more."""
-        self._counts[self._slots.pop(number)] = 0
+        """Forget what a process had in flight that is no more, or never was."""
+        if (slot := self._slots.pop(number, None)) is not None:
+            self._counts[slot] = 0
 
     def enter(self) -> None:
         """Count one more request; raise as `check` does."""

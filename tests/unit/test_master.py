@@ -14,6 +14,8 @@ from gunicorn.arbiter import Arbiter
 from gunicorn.errors import HaltServer
 from pytest_mock import MockerFixture
 
+from chatport.domain.errors import Overloaded
+from chatport.entrypoints import overload
 from chatport.entrypoints.gevent_worker import Master, Server
 
 TIMEOUT = 30
@@ -45,6 +47,29 @@ def test_where_no_process_can_be_made_it_is_tried_again(
     master.manage_workers()
     assert [*master.WORKERS] == [4711]
     assert signal.pthread_sigmask(signal.SIG_BLOCK, []) == before
+
+
+def test_a_process_that_could_not_be_made_keeps_no_count_of_requests(
+    master: Master, mocker: MockerFixture
+) -> None:
+    mocker.patch.object(overload, "SLOTS", 2)
+    mocker.patch("os.fork", side_effect=BlockingIOError(errno.EAGAIN, "full"))
+    counted, kept = overload.Overload(1), master.cfg.pre_fork
+
+    def pre_fork(server: Any, worker: Any) -> None:
+        kept(server, worker)
+        counted.before_fork(worker.age)
+
+    master.cfg.set("pre_fork", pre_fork)
+    master.cfg.set("child_exit", overload.hooks(counted)["child_exit"])
+    for _ in range(3):
+        master.spawn_worker()
+    counted.before_fork(101)
+    counted.enter()
+    counted.before_fork(102)
+    counted.end_process(102)
+    with pytest.raises(Overloaded):
+        counted.check()
 
 
 def test_a_new_process_that_cannot_go_on_does_not_become_another_master(
