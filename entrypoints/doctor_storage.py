@@ -6,7 +6,12 @@ import stat
 from collections.abc import Mapping
 from pathlib import Path
 
-from chatport.domain.errors import StorageCorrupt, StorageReadOnly
+from chatport.domain.errors import (
+    StorageBusy,
+    StorageCorrupt,
+    StorageReadOnly,
+    StorageUnavailable,
+)
 
 from . import database_name
 from .doctor_findings import Check, Finding, Skip, error, ok, warning
@@ -16,6 +21,7 @@ MB = 1_000_000
 NEEDED_BYTES, WANTED_BYTES = 200 * MB, 1_000 * MB
 DELETE = "Put the file back beside it; where it is gone for good, delete the -shm."
 PUT_BACK = "Put the file back beside it; where it is gone for good, move the -wal away, too."
+PUT_BACK_WAL = "Put it back, and restart chatport; where it is gone for good, delete the -shm."
 
 LARGEST_CHECKED = 1_000 * MB
 """Reading it takes some seconds."""
@@ -155,6 +161,10 @@ def integrity(installation: Installation) -> Finding:
         damages = ["it cannot be read"]
     except StorageReadOnly:
         return error("the file may not be read", "See storage.owner, and run this again.")
+    except StorageBusy:
+        raise
+    except StorageUnavailable:
+        return error("the file cannot be read; its -wal or -shm may be another's", PUT_BACK_WAL)
     if damages:
         return error(f"the file is damaged: {len(damages)} faults or more", RESTORE)
     return ok("SQLite finds no damage")
@@ -201,11 +211,13 @@ def filesystem(installation: Installation) -> Finding:
 
 
 def wal_size(installation: Installation) -> Finding:
-    """Look whether the write-ahead log is ever emptied."""
-    wal = installation.file.with_name(f"{installation.file.name}-wal")
+    """Look whether the write-ahead log is there, and ever emptied."""
+    wal, shm = (Path(f"{installation.file}{end}") for end in ("-wal", "-shm"))
     try:
         size = wal.stat().st_size
     except FileNotFoundError:
+        if shm.exists() and not wal.exists():  # it comes before the -shm, and goes after it
+            return error(f"{wal.name} is away, which holds what was written last", PUT_BACK_WAL)
         size = 0
     found = f"its write-ahead log has {size // MB} MB"
     if size > LARGEST_WAL:

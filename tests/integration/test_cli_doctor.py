@@ -329,6 +329,7 @@ BAD: list[tuple[str, Level, Callable[[Setup], object]]] = [
         lambda s: s.change(mounts=f"/dev/sda / ext4 rw 0 0\nfar:/ {s.folder} nfs4 rw 0 0\n"),
     ),
     ("storage.filesystem", W, lambda s: s.change(mounts="tmpfs / tmpfs rw 0 0\n")),
+    ("storage.wal_size", E, lambda s: s.file("log.db-shm", "")),
     ("storage.wal_size", W, lambda s: s.long_wal()),
     ("storage.open_exchanges", W, lambda s: s.sql("UPDATE exchange SET state = 'open'")),
     ("storage.open_exchanges", W, lambda s: s.leave_open().file("log.db-alive-gone", "")),
@@ -526,6 +527,24 @@ def test_behind_a_link_all_is_looked_at_where_the_database_is(setup: Setup) -> N
     assert found["storage.wal_size"].level is Level.WARNING
     assert found["storage.filesystem"].level is Level.ERROR
     assert found["storage.space"].level is Level.OK
+
+
+@pytest.mark.parametrize(
+    ("anew", "check"),
+    [(False, "storage.wal_size"), (True, "storage.integrity")],
+    ids=["it is away", "another was made"],
+)
+def test_a_wal_that_was_taken_away_meanwhile_is_an_error(
+    setup: Setup, check: str, *, anew: bool
+) -> None:
+    with closing(PeeweeStore(setup.database)) as store:
+        store.pseudonym_key()
+        wal = setup.folder / "log.db-wal"
+        wal.rename(setup.folder / "away")
+        if anew:
+            wal.touch()
+        found = setup.findings()
+    assert found[check].level is E
 
 
 def test_what_is_no_database_is_said_once(setup: Setup, caplog: pytest.LogCaptureFixture) -> None:
