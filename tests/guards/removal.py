@@ -24,7 +24,7 @@ from .table import Guard
 
 ROOT = Path(__file__).parents[2]
 LAYERS = ("domain", "adapters", "entrypoints")
-SECONDS = 60
+SECONDS = 180
 OPTIONS = (
     *("-x", "-q", "--no-header", "--tb=line", "--assert=plain"),
     *("-pno:cacheprovider", "-ppytest_mock"),
