@@ -76,10 +76,10 @@ class GroupCommit:
         unit = _Unit(work)
         with self._mutex:
             self._waiting.append(unit)
-            unit.leads, self._led = not self._led, True
-        if not unit.leads:
+            waits, self._led = self._led, True
+        if waits:  # whoever is named leader from now on is woken for that
             self._wait(unit)
-        if unit.leads:
+        if unit.leads or not waits:
             self._lead()
         return unit.outcome()
 

@@ -57,9 +57,21 @@ STORAGE = (
     Guard(
         "a caller is told before the commit",
         "adapters/group_commit.py",
-        "            self._wait(unit)\n        if unit.leads:",
-        "            pass\n        if unit.leads:",
+        "            self._wait(unit)\n        if unit.leads or",
+        "            pass\n        if unit.leads or",
         ("integration/test_sqlite_store.py::test_one_callers_fault_is_not_the_others",),
+    ),
+    Guard(
+        "who is named leader before it waits is woken twice",
+        "adapters/group_commit.py",
+        "        if waits:",
+        "        if waits and not unit.leads:",
+        (
+            (
+                "integration/test_sqlite_store.py::test_who_is_named_leader_before_it_waits_"
+                "leads_and_lets_nobody_wait_for_ever"
+            ),
+        ),
     ),
     Guard(
         "the schema takes an idempotency key twice",

@@ -807,6 +807,51 @@ def test_callers_are_told_what_became_of_their_work_when_their_leader_is_killed(
     assert database.execute_sql("SELECT count(*) FROM t").fetchone() == (rows,)
 
 
+def test_who_is_named_leader_before_it_waits_leads_and_lets_nobody_wait_for_ever(
+    database: peewee.SqliteDatabase,
+) -> None:
+    held, go = threading.Event(), threading.Event()
+
+    def hold(commit: Any) -> None:
+        held.set()
+        go.wait()
+        commit()
+
+    commits = GroupCommit(database, hold)
+    commits._last_commit_seconds = 1.0
+    outcomes: list[str] = []
+
+    def insert(n: int) -> None:
+        outcomes.append(outcome_of_inserting(n, commits, database))
+
+    first, last = (threading.Thread(target=insert, args=(n,), daemon=True) for n in (1, 3))
+    named = threading.current_thread()
+
+    class Late:
+        """The lock; who is to be named is held up as it leaves it, until it is."""
+
+        mutex = commits._mutex
+
+        def __enter__(self) -> None:
+            self.mutex.acquire()
+
+        def __exit__(self, *_: object) -> None:
+            self.mutex.release()
+            if threading.current_thread() is named and not go.is_set():
+                last.start()
+                while len(commits._waiting) < 2:
+                    pass
+                go.set()
+                first.join()
+
+    first.start()
+    held.wait()
+    commits._mutex = Late()  # type: ignore[assignment]  # what is used of a lock
+    insert(2)
+    last.join(5)
+    assert outcomes == ["kept"] * 3
+
+
 @pytest.mark.parametrize("named_leader", [False, True])
 def test_a_caller_that_is_killed_while_it_waits_leaves_the_queue(
     database: peewee.SqliteDatabase, monkeypatch: pytest.MonkeyPatch, *, named_leader: bool
