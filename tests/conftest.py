@@ -9,8 +9,9 @@ import tempfile
 import threading
 from collections import deque
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from datetime import timedelta
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,7 @@ GARBAGE = 10_000
 DOORS = "doors"
 """What the processes of a run are told: where programs are asked for."""
 
+TESTS = Path(__file__).parent
 LOOPBACK = ("127.", "::1", "localhost", "0.0.0.0")
 
 
@@ -67,15 +69,30 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
 
 
 @pytest.hookimpl(wrapper=True)
-def pytest_collection() -> Iterator[None]:
+def pytest_collection(session: pytest.Session) -> Iterator[None]:
     """Spare the collector what is collected: thousands of tests, and they stay until the end."""
     gc.disable()
+    if [session.config.rootpath / each for each in session.config.args] == [TESTS]:
+        _import_a_share()
     try:
         return (yield)
     finally:
         gc.freeze()  # with what garbage there is: to find it took each process half a second
         gc.set_threshold(GARBAGE)
         gc.enable()
+
+
+def _import_a_share() -> None:
+    """Import what no other process of the run imports first, so that each module is compiled once.
+
+    After a change, or in a new checkout, each process took seconds to rewrite the same assertions.
+    """
+    name = os.environ.get("PYTEST_XDIST_WORKER", "gw0")
+    processes = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    modules = sorted(TESTS.glob("*/test_*.py"), key=lambda path: -path.stat().st_size)
+    for path in modules[int(name.removeprefix("gw")) :: processes]:
+        with suppress(Exception):  # whoever collects it says what is wrong
+            import_module(f"{path.parent.name}.{path.stem}")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

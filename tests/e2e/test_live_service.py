@@ -197,7 +197,7 @@ def _load_and_kill(
     threads = [threading.Thread(target=talk, args=(n,)) for n in range(8)]
     for thread in threads:
         thread.start()
-    for _ in range(1 + round_number % 25):
+    for _ in range(1 + round_number % times(12, 25)):
         assert answered.acquire(timeout=PATIENCE_SECONDS)
     kill()
     enough.set()
