@@ -7,7 +7,7 @@ INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 # The tests share the cores; whoever is done takes tests from the others.
 PYTEST := $(BIN)/pytest -n auto --dist worksteal
-GUARDS := cd tests && ../$(BIN)/python -m guards
+GUARDS := cd tests && THOROUGH=1 ../$(BIN)/python -m guards
 
 # What is compiled once serves the many processes of the tests.
 unexport PYTHONDONTWRITEBYTECODE
@@ -32,7 +32,7 @@ check: .venv/test
 	$(BIN)/mypy -p chatport.domain -p chatport.adapters -p chatport.entrypoints
 	$(BIN)/mypy --allow-untyped-calls tests
 	$(BIN)/lint-imports
-	$(PYTEST) --cov --cov-report=term-missing --cov-fail-under=100
+	THOROUGH=1 $(PYTEST) --cov --cov-report=term-missing --cov-fail-under=100
 	$(GUARDS)
 
 format: .venv/test

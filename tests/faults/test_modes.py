@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import pytest
@@ -28,6 +29,7 @@ from integration.faults import KEY, PROMPT, QUOTED, SOON
 from integration.relaying import PATH as V1
 from integration.relaying import SEED, checked
 from integration.upstream import Answer, Upstream, running_upstream
+from torture import THOROUGH
 
 from .answers import WITHIN
 from .modes import ELSEWHERE, Ending, Half, Mode, Place
@@ -38,7 +40,7 @@ MODES = (*BEFORE, *WITHIN)
 OURS = {400, 404, 413, 422}
 """On `/v1`, the provider's words about these mistakes are passed on with their status."""
 
-each_mode = pytest.mark.parametrize("mode", MODES, ids=lambda mode: mode.name)
+modes = partial(pytest.mark.parametrize, "mode", ids=lambda mode: mode.name)
 both_ways = pytest.mark.parametrize("stream", [False, True], ids=["plain", "stream"])
 
 
@@ -188,7 +190,7 @@ def check_calls(mode: Mode, upstream: Upstream, ending: Ending) -> None:
 
 
 @both_ways
-@each_mode
+@modes(MODES if THOROUGH else MODES[::2])
 def test_a_fault_has_its_status_its_code_its_row_and_its_time(
     serve: Serve,
     upstream: Upstream,
@@ -218,7 +220,7 @@ def test_a_fault_has_its_status_its_code_its_row_and_its_time(
 
 
 @both_ways
-@each_mode
+@modes(MODES if THOROUGH else MODES[1::2])
 def test_a_fault_of_a_relayed_call_ends_as_it_should(
     serve: Serve,
     upstream: Upstream,

@@ -77,7 +77,7 @@ from torture import times
 pytestmark = pytest.mark.usefixtures("leases_of_records", "clock_as_it_is")
 
 RUNS = settings(
-    max_examples=times(50, 5_000),
+    max_examples=times(30, 5_000),
     stateful_step_count=times(30, 50),
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
@@ -1053,4 +1053,4 @@ def test_in_sqlite_the_law_holds_whatever_happens(tmp_path: Path) -> None:
         folder.mkdir()
         return SqliteMachine(Path(shutil.copy(empty, folder / "log.db")))
 
-    run_machine(machine, settings=settings(RUNS, max_examples=times(25, 5_000)))  # type: ignore[arg-type]  # what makes one will do
+    run_machine(machine, settings=settings(RUNS, max_examples=times(15, 5_000)))  # type: ignore[arg-type]  # what makes one will do
