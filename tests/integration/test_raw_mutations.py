@@ -17,7 +17,9 @@ from torture import times
 
 from .test_openapi import BODIES, SEED, service_app
 
-REQUESTS = times(5_000, 100_000)
+REQUESTS = times(2_000, 100_000)
+"""Beside the three thousand that cover the document, in `test_openapi.py`."""
+
 EACH_APP = 1_000
 """Requests that one application gets: a log in memory that grows would slow the later ones."""
 
