@@ -7,7 +7,7 @@ from chatport.domain.history import estimated_tokens
 from chatport.domain.model import Usage
 
 MAX_TOKENS = 10**8
-"""Ten times the longest context of all; larger counts are a provider's mistake."""
+"""Ten times the longest context, Llama 4 Scout's; larger counts are a provider's mistake."""
 
 NOTHING = Usage(prompt_tokens=0, completion_tokens=0)
 
