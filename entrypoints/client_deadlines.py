@@ -3,6 +3,7 @@
 import errno
 import socket
 import time
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -191,7 +192,7 @@ class WholeBody(Body):  # type: ignore[misc]  # gunicorn has no types
 
     def __init__(self, request: Any) -> None:
         super().__init__(request.body.reader)
-        self._request = request
+        self._request = weakref.proxy(request)  # it holds us
 
     def _read_reader(self, size: int) -> bytes:
         wanted = min(size, getattr(self.reader, "length", 0))

@@ -36,8 +36,10 @@ AUTHORIZATION = f"Bearer cp_{KEY_ID}_{SECRET}"
 """Of the caller in whose name all requests are made; the bare application does not look at it."""
 
 
-def request_bytes(user_id: str, *, path: str = SEED, stream: bool = False) -> bytes:
-    """Return a whole HTTP request for one prompt."""
+def request_bytes(
+    user_id: str, *, path: str = SEED, stream: bool = False, keep: bool = True
+) -> bytes:
+    """Return a whole HTTP request for one prompt, over a connection to keep or to close."""
     asked: dict[str, object] = {"user_id": user_id, "prompt": PROMPT}
     if path == V1:
         message = {"role": "user", "content": PROMPT}
@@ -45,6 +47,7 @@ def request_bytes(user_id: str, *, path: str = SEED, stream: bool = False) -> by
     body = json.dumps({**asked, "stream": True} if stream else asked).encode()
     head = (
         f"POST {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n"
+        f"Connection: {'keep-alive' if keep else 'close'}\r\n"
         f"Authorization: {AUTHORIZATION}\r\nContent-Length: {len(body)}\r\n\r\n"
     )
     return head.encode() + body
@@ -53,16 +56,21 @@ def request_bytes(user_id: str, *, path: str = SEED, stream: bool = False) -> by
 class _Run:
     """The connections of one run, and when it is over.
 
+    Args:
+        port: Where the server listens.
+        keep: Connections are used again.
+
     Attributes:
         in_flight: Answers that are still out.
         on_settled: Called after each answer or failure, when its connection is free again.
     """
 
-    def __init__(self, port: int) -> None:
+    def __init__(self, port: int, *, keep: bool = True) -> None:
         self.outcome = Outcome()
         self.in_flight = 0
         self.on_settled: Callable[[], None] = _nothing
         self._port = port
+        self._keep = keep
         self._idle: list[Connection] = []
         self._all: list[Connection] = []
         self._starting: set[asyncio.Task[None]] = set()
@@ -108,7 +116,9 @@ class _Run:
     def _settled(self, connection: Connection) -> None:
         self.in_flight -= 1
         self._last_at = time.perf_counter()
-        if connection.open:
+        if not self._keep:
+            connection.close()
+        elif connection.open:
             self._idle.append(connection)
         self.on_settled()
 
@@ -164,16 +174,18 @@ async def open_loop(
     at_most: int = 100_000,
     stream: bool = False,
     path: str = SEED,
+    keep: bool = True,
 ) -> Outcome:
     """Ask `rate` times a second, however slow the answers are.
 
-    Only when `at_most` are in flight does the next one wait until another has its answer.
+    Only when `at_most` are in flight does the next one wait until another has its answer. What is
+    not to `keep` its connection opens one for each request, as programs do that send only one.
     """
-    run = _Run(port)
+    run = _Run(port, keep=keep)
     due = time.perf_counter()
     for _ in range(requests):
         while (now := time.perf_counter()) < due or run.in_flight >= at_most:  # noqa: ASYNC110  # a clock
             await asyncio.sleep(max(POLL_SECONDS, due - now))
-        run.start(request_bytes(new_user(), path=path, stream=stream))
+        run.start(request_bytes(new_user(), path=path, stream=stream, keep=keep))
         due = max(due, now - BURST_SECONDS) + 1 / rate
     return await run.finish()

@@ -1,10 +1,14 @@
 """Four times the requests that the service takes at once: answers kept, refusals quick."""
 
+from collections.abc import Coroutine
+from typing import Any
+
 import load
 import processes
 from connection import Outcome
 from measured import Measured, drive, percentile
 from place import Place
+from processes import Server
 from table import Row
 
 PLACES = 50
@@ -12,25 +16,35 @@ PROVIDER_MS = 500
 FACTOR = 4
 """How many times more than the service can answer is asked of it."""
 
-SECONDS = 10.0
+PEAK_SECONDS = 10.0
+SECONDS = 30.0
 RECOVERY_SECONDS = 2.0
 
 
 def overload(place: Place) -> list[Row]:
-    """Measure the answers and the refusals of a service that is asked for too much."""
+    """Measure the answers and the refusals of a service that is asked for too much.
+
+    By clients that keep their connections, and by others that connect for each request.
+    """
     provider = place.provider(PROVIDER_MS)
     with processes.chatport(place.folder(), provider) as server:
-        peak = drive(server, load.closed_loop(server.port, clients=PLACES, seconds=SECONDS))
+        peak = drive(server, load.closed_loop(server.port, clients=PLACES, seconds=PEAK_SECONDS))
     settings = {"CHATPORT_MAX_IN_FLIGHT": str(PLACES)}
     with processes.chatport(place.folder(), provider, settings) as server:
-        rate = FACTOR * peak.rate
-        asked = load.open_loop(server.port, rate=rate, requests=int(rate * SECONDS))
-        over = drive(server, asked)
-        calm = load.closed_loop(server.port, clients=PLACES // 2, seconds=RECOVERY_SECONDS)
-        after = drive(server, calm)
+        drive(server, _calm(server.port))
+        rows = _asked_too_much(server, peak, keep=True)
+        return rows + _asked_too_much(server, peak, keep=False)
+
+
+def _asked_too_much(server: Server, peak: Measured, *, keep: bool) -> list[Row]:
+    rate = FACTOR * peak.rate
+    asked = load.open_loop(server.port, rate=rate, requests=int(rate * SECONDS), keep=keep)
+    over = drive(server, asked)
+    after = drive(server, _calm(server.port))
     refused = over.outcome.refused
+    clients = "kept connections" if keep else "a connection each"
     return [
-        _goodput(f"answers/s at {FACTOR}x of {PLACES} at once, and at 1x", over, peak),
+        _goodput(f"answers/s at {FACTOR}x of {PLACES} at once, and at 1x; {clients}", over, peak),
         Row(figure="  p99 of refusals, ms", chatport=1000 * percentile(refused, 99), budget=50),
         Row(
             figure="  admitted, p99 over the provider's, ms",
@@ -43,6 +57,10 @@ def overload(place: Place) -> list[Row]:
             budget=0,
         ),
     ]
+
+
+def _calm(port: int) -> Coroutine[Any, Any, Outcome]:
+    return load.closed_loop(port, clients=PLACES // 2, seconds=RECOVERY_SECONDS)
 
 
 def _goodput(figure: str, over: Measured, peak: Measured) -> Row:

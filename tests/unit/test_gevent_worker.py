@@ -1,11 +1,20 @@
-"""How long a worker that stops waits for those that it cuts off."""
+"""How a worker takes connections, what it leaves of a request, and how long its stop waits."""
 
+import gc
+import socket
 import time
+from collections.abc import Callable, Iterable, Iterator
+from types import SimpleNamespace
 from typing import Any
 
-from gevent import GreenletExit, sleep
+import gevent.socket
+import pytest
+from gevent import GreenletExit, sleep, spawn
+from gevent.pool import Pool
+from gunicorn.config import Config
+from gunicorn.http.message import Request
 
-from chatport.entrypoints.gevent_worker import KILL_SECONDS, Worker
+from chatport.entrypoints.gevent_worker import ACCEPTED_AT_ONCE, KILL_SECONDS, PlainLogger, Worker
 
 
 class Late(Worker):
@@ -42,3 +51,71 @@ def test_a_stop_that_is_heeded_late_leaves_all_the_time_to_tell_those_who_are_cu
     worker = Late()
     worker.run()
     assert worker.told
+
+
+class Turns(Worker):
+    """One of two processes; notes in which turn of its loop it begins with a connection."""
+
+    cfg = SimpleNamespace(workers=2)
+
+    def __init__(self) -> None:
+        self.turn = 0
+        self.begun: list[int] = []
+
+    def handle(self, _listener: object, client: Any, _addr: object) -> None:
+        """Answer nothing."""
+        self.begun.append(self.turn)
+        client.close()
+
+    def count(self) -> None:
+        """Count the turns."""
+        while True:
+            self.turn += 1
+            sleep(0)
+
+
+def test_those_who_connect_for_each_request_wait_no_turn_for_each_one_before_them() -> None:
+    worker = Turns()
+    with gevent.socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        clients = [socket.create_connection(listener.getsockname()) for _ in range(20)]
+        server = worker._serve(listener, Pool())
+        counter = spawn(worker.count)
+        while len(worker.begun) < len(clients):
+            sleep(0.001)
+        counter.kill()
+        server.close()
+    for client in clients:
+        client.close()
+    assert worker.begun.count(worker.begun[0]) == ACCEPTED_AT_ONCE  # and no more: others may
+
+
+def answer(_environ: object, start_response: Callable[..., object]) -> Iterable[bytes]:
+    """Be the application."""
+    start_response("200 OK", [("Content-Length", "2")])
+    return [b"ok"]
+
+
+@pytest.fixture
+def no_look_for_cycles() -> Iterator[None]:
+    """Let objects end by their counts alone."""
+    gc.collect()
+    gc.disable()
+    yield
+    gc.enable()
+
+
+@pytest.mark.usefixtures("no_look_for_cycles")
+def test_nothing_of_a_request_waits_for_a_look_for_cycles() -> None:
+    cfg = Config()
+    worker = Worker(1, 0, [], None, 30, cfg, PlainLogger(cfg))
+    worker.tmp.close()
+    worker.wsgi = answer
+    near, far = socket.socketpair()
+    with far, far.makefile("rb") as answers:
+        far.sendall(2 * b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\n\r\n{}")
+        far.shutdown(socket.SHUT_WR)
+        worker.handle(near, near, ("127.0.0.1", 1))
+        assert answers.read().count(b"200 OK") == 2
+    assert not [found for found in gc.get_objects() if type(found) is Request]
