@@ -5,8 +5,8 @@ import ipaddress
 import re
 import threading
 from collections import OrderedDict
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Hashable, Iterator
+from contextlib import contextmanager, suppress
 from datetime import datetime
 from typing import NamedTuple
 
@@ -41,6 +41,9 @@ IPV6_SITE_BITS = 64
 
 LONGEST_ADDRESS = 64
 
+CALLERS = "callers"
+"""What one look is about: whether there is any. All others are about a key."""
+
 
 class Doorkeeper:
     """Lets callers in by their API keys.
@@ -74,6 +77,7 @@ class Doorkeeper:
         self._refused = refused
         self._open_until = 0.0
         self._admissions = _Admissions()
+        self._looks = _Looks()
 
     def authenticate(self, authorization: str | None, address: str) -> Caller:
         """Return who is asking.
@@ -104,16 +108,29 @@ class Doorkeeper:
         now = self._clock.monotonic()
         if now < self._open_until:
             return True
-        # Once there is a caller there always is one, since none is ever deleted.
-        self._open_without_keys = self._keys.is_empty()
-        self._open_until = now + REMEMBERED_SECONDS
-        return self._open_without_keys
+        with self._looks.one(CALLERS):
+            if not self._open_without_keys or now < self._open_until:
+                return self._open_without_keys
+            # Once there is a caller there always is one, since none is ever deleted.
+            self._open_without_keys = self._keys.is_empty()
+            self._open_until = now + REMEMBERED_SECONDS
+            return self._open_without_keys
 
     def _caller(self, presented: PresentedKey) -> Caller | None:
-        began = self._clock.monotonic()
-        admission = self._admissions.find(presented, began)
+        caller = self._remembered(presented)
+        if caller is not None:
+            return caller
+        with self._looks.one(presented):
+            return self._remembered(presented) or self._look_up(presented)
+
+    def _remembered(self, presented: PresentedKey) -> Caller | None:
+        admission = self._admissions.find(presented, self._clock.monotonic())
         if admission is not None and admission.key.is_good(self._clock.now()):
             return admission.caller
+        return None
+
+    def _look_up(self, presented: PresentedKey) -> Caller | None:
+        began = self._clock.monotonic()
         key = self._proven(presented)
         if key is None:
             return None
@@ -174,6 +191,34 @@ class _Admissions:
             self._by_key.move_to_end(presented)
             if len(self._by_key) > REMEMBERED_KEYS:
                 self._by_key.popitem(last=False)
+
+
+class _Looks:
+    """Lets one look for the others who want to know the same.
+
+    Without, all who use a key look it up at once when it is forgotten: under load each waits for
+    all before it, so long that it is forgotten again meanwhile.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._under_way: dict[Hashable, threading.Event] = {}
+
+    @contextmanager
+    def one(self, subject: Hashable) -> Iterator[None]:
+        """Let who comes first go on; let others wait until it has looked, and then go on too."""
+        mine = threading.Event()
+        with self._lock:
+            first = self._under_way.setdefault(subject, mine)
+        if first is not mine:
+            first.wait()
+            yield
+            return
+        try:
+            yield
+        finally:
+            del self._under_way[subject]
+            mine.set()
 
 
 def _presented(authorization: str | None) -> PresentedKey | None:

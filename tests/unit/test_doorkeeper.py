@@ -3,6 +3,7 @@
 import hmac
 import threading
 from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from datetime import datetime, timedelta
 from itertools import count
 from typing import Any
@@ -417,6 +418,80 @@ def test_many_threads_share_the_memory(
         thread.join()
     assert wrong == []
     assert len(door._admissions._by_key) == 4
+
+
+def told(door: Doorkeeper, key: str) -> Caller | str:
+    """Return who comes with a key, or the code of what is said instead."""
+    try:
+        return door.authenticate(bearer(key), HERE)
+    except ChatportError as error:
+        return error.code
+
+
+@pytest.fixture
+def all_at_once(
+    door: Doorkeeper, store: WatchedKeys, clock: FakeClock
+) -> Callable[[str], list[Caller | str]]:
+    """Return what lets ten come with a key, nine of them while the first is looking it up."""
+    is_here = threading.Semaphore(0)
+    told_the_time = clock.monotonic
+
+    def monotonic() -> float:
+        is_here.release()
+        return told_the_time()
+
+    def come(key: str) -> list[Caller | str]:
+        others: list[Future[Caller | str]] = []
+
+        def let_others_come() -> None:
+            store.while_asked = lambda: None
+            clock.monotonic = monotonic  # type: ignore[method-assign]  # all ask it before they look
+            others.extend(pool.submit(told, door, key) for _ in range(9))
+            for _ in others:
+                is_here.acquire()
+
+        with ThreadPoolExecutor(9) as pool:
+            store.while_asked = let_others_come
+            return [told(door, key), *(other.result() for other in others)]
+
+    return come
+
+
+def test_one_looks_a_key_up_for_all_who_use_it(
+    door: Doorkeeper,
+    store: WatchedKeys,
+    keys: Keys,
+    clock: FakeClock,
+    all_at_once: Callable[[str], list[Caller | str]],
+) -> None:
+    key = keys.create(SHOP)
+    door.authenticate(bearer(key), HERE)
+    clock.sleep(doorkeeper.REMEMBERED_SECONDS)
+    store.asked.clear()
+    assert all_at_once(key) == [SHOP] * 10
+    assert store.asked == ["key", "caller"]
+
+
+def test_one_looks_whether_there_is_a_caller_for_all(
+    store: WatchedKeys, keys: Keys, all_at_once: Callable[[str], list[Caller | str]]
+) -> None:
+    key = keys.create(SHOP)
+    assert all_at_once(key) == [SHOP] * 10
+    assert store.asked.count("is_empty") == 1
+
+
+def test_where_the_first_finds_nothing_the_others_look_for_themselves(
+    door: Doorkeeper,
+    store: WatchedKeys,
+    keys: Keys,
+    clock: FakeClock,
+    all_at_once: Callable[[str], list[Caller | str]],
+) -> None:
+    key = keys.create(SHOP)
+    door.authenticate(bearer(key), HERE)
+    clock.sleep(doorkeeper.REMEMBERED_SECONDS)
+    store.fault = StorageBusy()
+    assert all_at_once(key) == ["storage_busy"] * 10
 
 
 def test_the_memory_is_touched_under_its_lock_only(door: Doorkeeper, keys: Keys) -> None:
