@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from .sqlite_session import SqliteSession as SqliteSession
     from .system import SystemClock as SystemClock
     from .system import random_id as random_id
+    from .turns import let_others_run as let_others_run
     from .whole_file import look_through as look_through
     from .window_table import WindowTable as WindowTable
 
@@ -50,6 +51,7 @@ MODULES = {
     "SqliteSession": "sqlite_session",
     "SystemClock": "system",
     "WindowTable": "window_table",
+    "let_others_run": "turns",
     "look_through": "whole_file",
     "random_id": "system",
     "random_key_id": "random_keys",

@@ -7,8 +7,9 @@ import weakref
 from collections.abc import Callable
 from typing import Any
 
-from gevent import sleep
 from gunicorn.http.body import Body
+
+from chatport.adapters import let_others_run
 
 from .faults import BadRequest
 
@@ -94,7 +95,7 @@ class Client:
             raise RequestTimeout from None
         self._reads += 1
         if self._reads > 1:
-            sleep(0)  # others have their turn, however fast this one sends
+            let_others_run()  # however fast this one sends
         if self._silent and data:
             self.line = data[:LINE_BYTES]
             self.begin()
@@ -135,7 +136,7 @@ class Client:
         Args:
             begun: The beginning of it came with the last one.
         """
-        sleep(0)
+        let_others_run()
         self._silent = self._is_reused = True
         self._reads = 0
         self.answering = False
@@ -182,7 +183,7 @@ class Client:
                 self._connection.settimeout(left)
                 if not self._connection.recv(DRAINED_BYTES):
                     return
-                sleep(0)  # others have their turn, however fast this one sends
+                let_others_run()  # however fast this one sends
         except OSError:
             return
 

@@ -180,9 +180,10 @@ class Worker(GeventWorker):  # type: ignore[misc]  # gunicorn has no types
     def handle_error(self, req: Any, client: Any, _addr: Any, exc: BaseException) -> None:
         """Answer a request that did not reach the application, or broke on its way out.
 
-        Where there is none, nothing is said: it would be taken for the answer to the next one.
+        Where there is none, or one that was answered, nothing is said: it would be taken for the
+        answer to the next one.
         """
-        if client.is_idle():
+        if client.is_idle() or client.answering:
             return
         client.linger()
         path = getattr(req or getattr(exc, "req", None), "path", None)

@@ -3,9 +3,9 @@
 import json
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from time import sleep
 from typing import Any
 
+from chatport.adapters import let_others_run
 from chatport.domain.model import Exchange
 from chatport.domain.relay import RequestText
 
@@ -14,8 +14,8 @@ from .json_spans import scan
 ONCE = frozenset({"id", "type", "role", "index"})
 """The words of a delta that are said once, or again and again, but never in pieces."""
 
-PIECES_A_TURN = 1000
-"""They are put together in some milliseconds; then others have their turn."""
+PIECES_A_TURN = 100
+"""They are put together in a few milliseconds; then others have their turn."""
 
 
 def request_of(text: RequestText) -> Any:
@@ -38,7 +38,7 @@ def _pieces(texts: Sequence[bytes]) -> Iterator[Any]:
     """Yield what the events of a stream say, which may be a hundred thousand."""
     for number, text in enumerate(texts):
         if number % PIECES_A_TURN == 0:
-            sleep(0)
+            let_others_run()
         yield _read(text)
 
 
@@ -48,12 +48,18 @@ def _read(text: str | bytes) -> Any:
     NaN and its like, which some send although they are not JSON, become text; so does what is
     too large for a number of Python's, which would be written as they are.
     """
-    return json.loads(text, parse_constant=str, parse_float=_finite)
+    if isinstance(text, bytes):
+        text = text.decode(json.detect_encoding(text), "surrogatepass")
+    return DECODER.decode(text)
 
 
 def _finite(text: str) -> float | str:
     number = float(text)
     return number if math.isfinite(number) else text
+
+
+DECODER = json.JSONDecoder(parse_constant=str, parse_float=_finite)
+"""One for all pieces: to make one takes as long as to read a piece."""
 
 
 def assembled(chunks: Iterable[Mapping[str, Any]]) -> dict[str, Any]:

@@ -97,6 +97,15 @@ def answer(_environ: object, start_response: Callable[..., object]) -> Iterable[
     return [b"ok"]
 
 
+def answering_worker() -> Worker:
+    """Return a worker that needs no process."""
+    cfg = Config()
+    worker = Worker(1, 0, [], None, 30, cfg, PlainLogger(cfg))
+    worker.tmp.close()
+    worker.wsgi = answer
+    return worker
+
+
 @pytest.fixture
 def no_look_for_cycles() -> Iterator[None]:
     """Let objects end by their counts alone."""
@@ -108,10 +117,7 @@ def no_look_for_cycles() -> Iterator[None]:
 
 @pytest.mark.usefixtures("no_look_for_cycles")
 def test_nothing_of_a_request_waits_for_a_look_for_cycles() -> None:
-    cfg = Config()
-    worker = Worker(1, 0, [], None, 30, cfg, PlainLogger(cfg))
-    worker.tmp.close()
-    worker.wsgi = answer
+    worker = answering_worker()
     near, far = socket.socketpair()
     with far, far.makefile("rb") as answers:
         far.sendall(2 * b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\n\r\n{}")
@@ -119,3 +125,16 @@ def test_nothing_of_a_request_waits_for_a_look_for_cycles() -> None:
         worker.handle(near, near, ("127.0.0.1", 1))
         assert answers.read().count(b"200 OK") == 2
     assert not [found for found in gc.get_objects() if type(found) is Request]
+
+
+def test_who_has_an_answer_is_not_told_of_a_stop_as_well() -> None:
+    near, far = gevent.socket.socketpair()
+    address = ("127.0.0.1", 1)
+    with far:
+        far.sendall(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\nhalf")
+        serving = spawn(answering_worker().handle, near, near, address)
+        answered = far.recv(65_536)
+        serving.kill()
+        while more := far.recv(65_536):
+            answered += more
+    assert answered.count(b"HTTP/1.1") == 1

@@ -169,6 +169,26 @@ def test_threads_that_look_up_hosts_do_not_keep_the_database_waiting() -> None:
     assert said == "worked"
 
 
+def test_who_gives_a_turn_to_others_gives_it_also_to_those_who_have_something_to_read() -> None:
+    said = run(
+        "import chatport.entrypoints.cli, chatport.entrypoints.whole_exchange as whole\n"
+        "from gevent import monkey; monkey.patch_all()\n"
+        "import gevent, socket\n"
+        "near, far = socket.socketpair()\n"
+        "turns, waited = [], []\n"
+        "def work():\n"
+        "    for turn in range(400):\n"
+        "        if turn % 40 == 0: far.send(bytes([turn // 40]))\n"
+        "        turns.append(turn); whole.let_others_run()\n"
+        "    far.close()\n"
+        "def read():\n"
+        "    while data := near.recv(1): waited.append(len(turns) - 40 * data[0])\n"
+        "gevent.joinall([gevent.spawn(read), gevent.spawn(work)])\n"
+        "print(len(waited), max(waited) < 4)\n"
+    )
+    assert said == "10 True"
+
+
 def test_a_worker_begins_also_without_its_database(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
