@@ -34,7 +34,7 @@ from chatport.domain.errors import (
 )
 
 from .upstream_connection import HungUp
-from .upstream_words import id_of_call, passed_on, quoted
+from .upstream_words import id_of_call, passed_on, quoted, words_of
 
 logger = logging.getLogger(__name__)
 
@@ -57,17 +57,34 @@ BY_CODE: Mapping[str, type[ChatportError]] = {
     "content_policy_violation": ContentFiltered,
     "context_length_exceeded": ContextLengthExceeded,
     "insufficient_quota": UpstreamQuotaExhausted,
+    "billing_hard_limit_reached": UpstreamQuotaExhausted,
+    "billing_not_active": UpstreamQuotaExhausted,
+    "Arrearage": UpstreamQuotaExhausted,
 }
-"""OpenAI's machine codes that say more than the status: platform.openai.com, "Error codes"."""
+"""Machine codes that say more than the status: OpenAI's (platform.openai.com, "Error codes"), and
+DashScope's for an account in debt."""
 
 BY_WORDS: tuple[tuple[str, type[ChatportError]], ...] = (
     ("contextwindowexceeded", ContextLengthExceeded),
     ("maximum context length", ContextLengthExceeded),
     ("contentpolicyviolation", ContentFiltered),
     ("content management policy", ContentFiltered),
-    ("exceeded your current quota", UpstreamQuotaExhausted),
+    ("exceeds the maximum number of tokens", ContextLengthExceeded),
 )
-"""Gateways such as LiteLLM send the status as the code, and say the rest in words only."""
+"""Of a 400. Gateways such as LiteLLM send the status as the code, and say the rest in words only;
+the last row is Gemini's."""
+
+BY_BEGINNING: tuple[tuple[str, type[ChatportError]], ...] = (
+    ("prompt is too long", ContextLengthExceeded),
+    ("your credit balance is too low", UpstreamQuotaExhausted),
+    ("api key not valid", UpstreamAuthFailed),
+)
+"""Of a 400: Anthropic's words, and Gemini's. What is for operators closes the way for all, so it
+must not stand where a provider may quote a client."""
+
+NO_CREDIT = "exceeded your current quota"
+SOON_AGAIN = ("retry in", "resource_exhausted")
+"""Of a 429. Gemini says of each limit, also of one for a minute, that the quota is exceeded."""
 
 BY_STATUS: Mapping[int, type[ChatportError]] = {
     401: UpstreamAuthFailed,
@@ -157,11 +174,16 @@ def _from_status(error: openai.APIStatusError) -> ChatportError:
 
 
 def _by_words(error: openai.APIStatusError) -> type[ChatportError] | None:
-    """Look for what gateways write instead of a code; only where the caller can be at fault."""
-    if error.status_code not in {400, 429}:
-        return None
+    """Look for what gateways, and some providers, write instead of a code."""
     said = str(error.body).lower()
-    return next((kind for words, kind in BY_WORDS if words in said), None)
+    if error.status_code == 429:  # noqa: PLR2004  # RFC 6585
+        is_empty = NO_CREDIT in said and not any(words in said for words in SOON_AGAIN)
+        return UpstreamQuotaExhausted if is_empty else None
+    if error.status_code != 400:  # noqa: PLR2004  # the caller can be at fault
+        return None
+    message = str(words_of(error.response.content).get("message")).lower()
+    begun = (kind for words, kind in BY_BEGINNING if message.startswith(words))
+    return next(begun, None) or next((kind for words, kind in BY_WORDS if words in said), None)
 
 
 def _told_seconds(headers: httpx2.Headers) -> float | None:

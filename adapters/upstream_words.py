@@ -34,8 +34,13 @@ CODED = re.compile(
 )
 """An ASCII character as JSON, Python, C, CSS, a mail or a URL may write it."""
 
-SET_APART = re.compile(r"<[^<>]{0,100}>|\x1b\[[0-9;]*[a-z]|\\[nrt]", re.IGNORECASE)
-"""What letters are set in, and no part of a word: markup, colours, and ends of lines in JSON."""
+SET_APART = re.compile(
+    r"<[^<>]{0,1000}>|\x1b(?:\[[0-9;]*[a-z]|\][^\x07]{0,100}\x07)|\\[bnrt]"
+    r"|(?<![0-9a-z])0x(?=[0-9a-f]{2}(?![0-9a-z]))",
+    re.IGNORECASE,
+)
+"""What letters are set in, and no part of a word: markup, colours, ends of lines in JSON, and what
+stands before the bytes of a dump."""
 
 HTML_NUMBER = re.compile(r"&#0*([0-9]+)")
 HTML_DIGITS = 8
@@ -87,19 +92,21 @@ def passed_on(status: int, body: bytes, key: str) -> bytes | None:
     """Return the provider's error as it may be shown; None if it is not the caller's mistake."""
     if status not in PASSED_ON:
         return None
-    said = _words(body)
+    said = words_of(body)
     words = {name: _masked(said.get(name), key) for name in ("message", "type", "param", "code")}
     words["message"] = words["message"] or UNEXPLAINED
     words["type"] = words["type"] or "invalid_request_error"
     return json.dumps({"error": words}).encode()
 
 
-def _words(body: bytes) -> dict[str, Any]:
+def words_of(body: bytes) -> dict[str, Any]:
     """Return what an error says, in OpenAI's form or in one of those that servers use instead."""
     try:
         answer = json.loads(body.decode())
     except (ValueError, RecursionError):
         return {}
+    if isinstance(answer, list) and answer:  # Gemini
+        answer = answer[0]
     said = answer.get("error", answer) if isinstance(answer, dict) else {}
     if not isinstance(said, dict):
         return {"message": said}  # Ollama, TGI
@@ -140,8 +147,10 @@ def _hides_key(said: str, key: str) -> bool:
     others = _spelled(key).sub(" ", said) if key else said  # what is seen, is not hidden
     if key and not _is_word(key) and _letters(key) in _letters(_decoded(others)):
         return True
-    hidden = _decoded(KEY_LIKE.sub(" ", others))
-    return KEY_LIKE.search(hidden) is not None or not _pieces(key).isdisjoint(_rows(hidden))
+    shown = KEY_LIKE.sub(" ", others)
+    hidden = _decoded(shown)
+    seen = _rows(hidden) | _rows(shown)  # what looks like markup may be a dump
+    return KEY_LIKE.search(hidden) is not None or not _pieces(key).isdisjoint(seen)
 
 
 def _decoded(text: str) -> str:
@@ -172,13 +181,17 @@ def _rows(text: str) -> set[str]:
 
 @lru_cache(maxsize=8)
 def _pieces(key: str) -> frozenset[str]:
-    """Return what gives a key away: a part of it, also in base64 wherever it begins there."""
+    """Return what gives a key away: a part of it, also in base64, or in a dump of its bytes."""
     if _is_word(key):
         return frozenset()
     data = key.encode("utf-8", "replace")
     coded = [b64encode(bytes(before) + data)[4:-4].decode() for before in range(3)]
     rows = {row for each in (key, *coded) for row in _rows(each)}
-    return frozenset(row for row in rows if len(row) > PIECE or not row.isalpha())
+    dumped = {row for each in (data.hex(), str(list(data))) for row in _rows(each)}
+    return frozenset(
+        {row for row in rows if len(row) > PIECE or not row.isalpha()}
+        | {row for row in dumped if len(row) > PIECE}
+    )
 
 
 def _is_word(key: str) -> bool:

@@ -230,6 +230,7 @@ WORDS: dict[str, Any] = {
         "detail": [{"loc": ["body", "messages"], "msg": "Field required", "type": "missing"}]
     },
     "an error that is a text, as Ollama's": {"error": "Field required"},
+    "an error in a list, as Gemini's": [{"error": {"code": 422, "message": "Field required"}}],
 }
 
 
@@ -326,6 +327,95 @@ def test_what_is_not_the_callers_mistake_is_told_in_our_words(
     assert response.headers.get("Retry-After") == wait
     assert response.headers.get("retry-after-ms") == (f"{wait}000" if wait else None)
     assert (wire.stored().error_code, list(wire.stored().answer)) == (told, [])
+
+
+GEMINIS_LIMIT = (
+    "You exceeded your current quota, please check your plan and billing details.\n"
+    "* Quota exceeded for metric: generate_content_free_tier_requests, limit: 10\n"
+    "Please retry in 10.67s."
+)
+BY_WORDS: dict[str, tuple[str, Any, str]] = {
+    "LiteLLM's empty account": (
+        "429 Too Many Requests",
+        {"message": "litellm.RateLimitError: You exceeded your current quota.", "code": "429"},
+        "upstream_quota_exhausted",
+    ),
+    "Anthropic's empty account": (
+        "400 Bad Request",
+        {
+            "message": "Your credit balance is too low to access the Anthropic API.",
+            "type": "invalid_request_error",
+        },
+        "upstream_quota_exhausted",
+    ),
+    "OpenAI's spending limit": (
+        "400 Bad Request",
+        {"message": "Billing hard limit has been reached", "code": "billing_hard_limit_reached"},
+        "upstream_quota_exhausted",
+    ),
+    "OpenAI's inactive account": (
+        "429 Too Many Requests",
+        {"message": "Your account is not active", "code": "billing_not_active"},
+        "upstream_quota_exhausted",
+    ),
+    "DashScope's account in debt": (
+        "400 Bad Request",
+        {"message": "Access denied", "code": "Arrearage"},
+        "upstream_quota_exhausted",
+    ),
+    "Gemini's limit for a minute": (
+        "429 Too Many Requests",
+        [{"error": {"code": 429, "message": GEMINIS_LIMIT, "status": "RESOURCE_EXHAUSTED"}}],
+        "upstream_rate_limited",
+    ),
+    "Gemini's bad key": (
+        "400 Bad Request",
+        [{"error": {"code": 400, "message": "API key not valid. Please pass a valid API key."}}],
+        "upstream_auth_failed",
+    ),
+    "Gemini's long prompt": (
+        "400 Bad Request",
+        [{"error": {"message": "The input token count (9) exceeds the maximum number of tokens"}}],
+        "context_length_exceeded",
+    ),
+    "Anthropic's long prompt": (
+        "400 Bad Request",
+        {"message": "prompt is too long: 250000 tokens > 200000 maximum"},
+        "context_length_exceeded",
+    ),
+    "LiteLLM's long prompt": (
+        "400 Bad Request",
+        {"message": "litellm.ContextWindowExceededError: too long", "code": "400"},
+        "context_length_exceeded",
+    ),
+    "Azure's filter by LiteLLM": (
+        "400 Bad Request",
+        {"message": "litellm.BadRequestError: Azure's content management policy", "code": "400"},
+        "content_filter",
+    ),
+}
+
+
+@pytest.mark.parametrize(("line", "said", "told"), BY_WORDS.values(), ids=BY_WORDS)
+def test_what_providers_say_in_words_only_is_understood(
+    line: str, said: Any, told: str, wire: Wire, upstream: Upstream
+) -> None:
+    body = said if isinstance(said, list) else {"error": said}
+    upstream.plays(Answer(json_http(line, body)))
+    wire.ask(ASKED)
+    assert wire.stored().error_code == told
+
+
+@pytest.mark.parametrize(
+    "words", ["exceeded your current quota", "Your credit balance is too low", "API key not valid"]
+)
+def test_a_client_whose_words_are_quoted_does_not_empty_the_account(
+    words: str, wire: Wire, upstream: Upstream
+) -> None:
+    said = {"message": f"Invalid value: '{words}'.", "param": words, "code": "invalid_value"}
+    upstream.plays(Answer(json_http("400 Bad Request", {"error": said})))
+    assert words in error_of(wire.ask(ASKED))["message"]
+    assert wire.stored().error_code == "upstream_rejected"
 
 
 AZURE_KEY = "0123456789abcdef0123456789abcdef"

@@ -2,7 +2,7 @@
 
 import hashlib
 from base64 import b64encode
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -180,6 +180,30 @@ def test_nothing_of_a_key_in_codes_that_few_know(key: str, code: str) -> None:
 def test_no_key_in_base64_wherever_it_begins(key: str, before: str) -> None:
     coded = b64encode(f"{before}{key}".encode()).decode()
     assert quoted(f"moon {coded[:-3]}", key) in ("***", "moon ***")
+
+
+@pytest.mark.parametrize("key", [LIVE, MIXED], ids=["known", "mixed"])
+@pytest.mark.parametrize(
+    "dump",
+    [
+        lambda data: f"<Buffer 42 65 61 72 {data.hex(' ')} ... 9 more bytes>",
+        lambda data: data.hex(":").upper(),
+        lambda data: ", ".join(f"0x{byte:02x}" for byte in data),
+        lambda data: f'{{"type":"Buffer","data":{list(data)}}}',
+        lambda data: f"00000000  {data[:16].hex(' ')}\n00000010  {data[16:].hex(' ')}",
+    ],
+    ids=["Node", "colons", "C", "JSON", "lines"],
+)
+def test_nothing_where_a_key_stands_in_a_dump_of_bytes(
+    key: str, dump: Callable[[bytes], str]
+) -> None:
+    assert quoted(f"Invalid header {dump(key.encode())}; moon", key) == "***"
+
+
+@pytest.mark.parametrize("between", [f'<b title="{"x" * 120}">', "\x1b]0;title\x07", "\\b"])
+def test_nothing_of_a_key_that_something_long_stands_in(between: str) -> None:
+    pieces = between.join(MIXED[at : at + 4] for at in range(0, len(MIXED), 4))
+    assert quoted(f"Invalid key {pieces}; moon", MIXED) == "***"
 
 
 @pytest.mark.parametrize("key", [LIVE, MIXED], ids=["known", "mixed"])
