@@ -100,11 +100,17 @@ def _look_up(place: tuple[int, str, int], lookup: "Future[Sequence[Address]]") -
         found: Sequence[Address] = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     except Exception as error:  # noqa: BLE001  # raised where it is waited for
         del _lookups[place]
-        no_name = isinstance(error, UnicodeError)  # by the rules of IDNA
-        lookup.set_exception(socket.gaierror(str(error)) if no_name else error)
+        lookup.set_exception(_refused(error))
     else:
         del _lookups[place]
         lookup.set_result(found)
+
+
+def _refused(error: Exception) -> OSError:
+    """Return why a host has no address: also by the rules of IDNA, or where no thread is left."""
+    if isinstance(error, UnicodeError):
+        return socket.gaierror(str(error))
+    return error if isinstance(error, OSError) else OSError(str(error))
 
 
 def _until(end: float) -> float:

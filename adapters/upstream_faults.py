@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
+from itertools import chain
 from types import TracebackType
 
 import httpx2
@@ -57,6 +58,7 @@ BY_CODE: Mapping[str, type[ChatportError]] = {
     "content_policy_violation": ContentFiltered,
     "context_length_exceeded": ContextLengthExceeded,
     "insufficient_quota": UpstreamQuotaExhausted,
+    "model_not_found": UpstreamModelUnavailable,
     "billing_hard_limit_reached": UpstreamQuotaExhausted,
     "billing_not_active": UpstreamQuotaExhausted,
     "Arrearage": UpstreamQuotaExhausted,
@@ -64,21 +66,25 @@ BY_CODE: Mapping[str, type[ChatportError]] = {
 """Machine codes that say more than the status: OpenAI's (platform.openai.com, "Error codes"), and
 DashScope's for an account in debt."""
 
-BY_WORDS: tuple[tuple[str, type[ChatportError]], ...] = (
-    ("contextwindowexceeded", ContextLengthExceeded),
-    ("maximum context length", ContextLengthExceeded),
-    ("contentpolicyviolation", ContentFiltered),
-    ("content management policy", ContentFiltered),
-    ("exceeds the maximum number of tokens", ContextLengthExceeded),
-)
-"""Of a 400. Gateways such as LiteLLM send the status as the code, and say the rest in words only;
-the last row is Gemini's."""
+BY_WORDS: Mapping[int, Mapping[str, type[ChatportError]]] = {
+    400: {
+        "contextwindowexceeded": ContextLengthExceeded,
+        "maximum context length": ContextLengthExceeded,
+        "contentpolicyviolation": ContentFiltered,
+        "content management policy": ContentFiltered,
+        "exceeds the maximum number of tokens": ContextLengthExceeded,
+    },
+    402: {"fewer max_tokens": UpstreamRejected},
+    403: {"requires moderation": ContentFiltered},
+}
+"""Gateways such as LiteLLM send the status as the code, and say the rest in words only; the last
+of a 400 are Gemini's. OpenRouter says with 402 and 403 also what is wrong with one request."""
 
-BY_BEGINNING: tuple[tuple[str, type[ChatportError]], ...] = (
-    ("prompt is too long", ContextLengthExceeded),
-    ("your credit balance is too low", UpstreamQuotaExhausted),
-    ("api key not valid", UpstreamAuthFailed),
-)
+BY_BEGINNING: Mapping[str, type[ChatportError]] = {
+    "prompt is too long": ContextLengthExceeded,
+    "your credit balance is too low": UpstreamQuotaExhausted,
+    "api key not valid": UpstreamAuthFailed,
+}
 """Of a 400: Anthropic's words, and Gemini's. What is for operators closes the way for all, so it
 must not stand where a provider may quote a client."""
 
@@ -179,11 +185,12 @@ def _by_words(error: openai.APIStatusError) -> type[ChatportError] | None:
     if error.status_code == 429:  # noqa: PLR2004  # RFC 6585
         is_empty = NO_CREDIT in said and not any(words in said for words in SOON_AGAIN)
         return UpstreamQuotaExhausted if is_empty else None
+    found = (kind for words, kind in BY_WORDS.get(error.status_code, {}).items() if words in said)
     if error.status_code != 400:  # noqa: PLR2004  # the caller can be at fault
-        return None
+        return next(found, None)
     message = str(words_of(error.response.content).get("message")).lower()
-    begun = (kind for words, kind in BY_BEGINNING if message.startswith(words))
-    return next(begun, None) or next((kind for words, kind in BY_WORDS if words in said), None)
+    begun = (kind for words, kind in BY_BEGINNING.items() if message.startswith(words))
+    return next(chain(begun, found), None)
 
 
 def _told_seconds(headers: httpx2.Headers) -> float | None:

@@ -63,7 +63,12 @@ class Program(click.Group):
 
 
 def _open_what_is_closed() -> None:
-    """Let a closed output (`>&-`) refuse what click would leave out, and what is said be lost."""
+    """Let a closed output (`>&-`) refuse what click would leave out, and what is said be lost.
+
+    A closed input (`<&-`) is an empty one.
+    """
+    if sys.stdin is None:
+        sys.stdin = os.fdopen(os.open(os.devnull, os.O_RDONLY), encoding="utf-8")
     if sys.stdout is None:
         sys.stdout = os.fdopen(os.open(os.devnull, os.O_RDONLY), "w", encoding="utf-8")
     if sys.stderr is None:

@@ -211,7 +211,7 @@ class Master(Arbiter):  # type: ignore[misc]  # gunicorn has no types
         try:
             return super().spawn_worker()
         except SystemExit as end:  # in the new process
-            if end.code != self.WORKER_BOOT_ERROR or self.worker_age <= self.cfg.workers:
+            if not end.code or self.worker_age <= self.cfg.workers:
                 raise
             logger.error("a worker is missing, and cannot begin now")  # noqa: TRY400  # gunicorn says why
             monkey.get_original("time", "sleep")(RETRY_SECONDS)  # gevent may be what cannot begin

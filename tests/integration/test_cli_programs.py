@@ -586,6 +586,22 @@ def test_an_output_that_is_closed_is_told_in_a_sentence(
     assert (done.returncode, done.stderr) == (1, f"chatport: {said}\n")
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="a shell closes the input")
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [(["purge", "--older-than", "2h"], 2), (["chat", "--offline"], 0)],
+    ids=["purge", "chat"],
+)
+def test_an_input_that_is_closed_is_an_empty_one(
+    folder: Path, arguments: list[str], code: int
+) -> None:
+    write_log(folder / "chatport.db", "Hello")
+    closed = run_by_shell('exec "$@" <&-', *arguments)
+    empty = run_by_shell('exec "$@" </dev/null', *arguments)
+    assert (closed.returncode, closed.stderr) == (empty.returncode, empty.stderr)
+    assert closed.returncode == code
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="a shell closes the output")
 @pytest.mark.parametrize("arguments", [["log", "export"], ["purge", "--older-than", "9d"]])
 def test_a_command_that_nobody_hears_does_its_work(folder: Path, arguments: list[str]) -> None:

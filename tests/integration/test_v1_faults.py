@@ -388,6 +388,21 @@ BY_WORDS: dict[str, tuple[str, Any, str]] = {
         {"message": "litellm.ContextWindowExceededError: too long", "code": "400"},
         "context_length_exceeded",
     ),
+    "OpenAI's model that a project may not use": (
+        "403 Forbidden",
+        {"message": "Project `x` does not have access to model `y`", "code": "model_not_found"},
+        "upstream_model_unavailable",
+    ),
+    "OpenRouter's filter": (
+        "403 Forbidden",
+        {"message": "x requires moderation on y. Your input was flagged.", "code": 403},
+        "content_filter",
+    ),
+    "OpenRouter's credit for fewer tokens": (
+        "402 Payment Required",
+        {"message": "This request requires more credits, or fewer max_tokens.", "code": 402},
+        "upstream_rejected",
+    ),
     "Azure's filter by LiteLLM": (
         "400 Bad Request",
         {"message": "litellm.BadRequestError: Azure's content management policy", "code": "400"},

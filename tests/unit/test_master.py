@@ -81,14 +81,21 @@ def test_a_new_process_that_cannot_go_on_does_not_become_another_master(
         master.spawn_worker()
 
 
+CANNOT_BEGIN = Arbiter.WORKER_BOOT_ERROR
+FAILS_AT_ONCE = -1
+"""As gunicorn says it of a worker that has begun."""
+
+
 @pytest.mark.parametrize(
-    ("age", "goes_on"), [(1, False), (2, True)], ids=["one of the first", "a later one"]
+    ("age", "code", "goes_on"),
+    [(1, CANNOT_BEGIN, False), (2, CANNOT_BEGIN, True), (2, FAILS_AT_ONCE, True)],
+    ids=["one of the first", "a later one", "one that has just begun"],
 )
 def test_a_worker_that_cannot_begin_ends_the_server_only_at_its_start(
-    master: Master, mocker: MockerFixture, age: int, goes_on: bool
+    master: Master, mocker: MockerFixture, age: int, code: int, goes_on: bool
 ) -> None:
     sleep = mocker.patch("time.sleep")
-    cannot_begin = SystemExit(Arbiter.WORKER_BOOT_ERROR)
+    cannot_begin = SystemExit(code)
     mocker.patch.object(Arbiter, "spawn_worker", side_effect=cannot_begin)
     master.worker_age = age
     with pytest.raises(SystemExit) as ended:
