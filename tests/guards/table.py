@@ -1556,6 +1556,31 @@ HOSTILE = (
         '"length", 0)',
         ("unit/test_client_deadlines.py::test_of_what_nobody_wanted_a_little_is_read",),
     ),
+    Guard(
+        "all who use a key look it up at once",
+        "domain/doorkeeper.py",
+        "            first.wait()\n",
+        "            pass\n",
+        ("unit/test_doorkeeper.py::test_one_looks_a_key_up_for_all_who_use_it",),
+    ),
+    Guard(
+        "a turn that is given away is none for those who have something to read",
+        "adapters/turns.py",
+        "TURN_SECONDS = 1e-6",
+        "TURN_SECONDS = 0",
+        (
+            "unit/test_server.py::test_who_gives_a_turn_to_others_gives_it_also_to_those_who_have_something_to_read",
+        ),
+    ),
+    Guard(
+        "a client whose words are quoted empties the account for all",
+        "adapters/upstream_faults.py",
+        "if message.startswith(words))",
+        "if words in message)",
+        (
+            "integration/test_v1_faults.py::test_a_client_whose_words_are_quoted_does_not_empty_the_account[API key not valid]",
+        ),
+    ),
 )
 
 SUBJECTS = (
