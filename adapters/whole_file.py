@@ -44,6 +44,8 @@ def look_through(path: Path, seconds: float) -> bool:
             if error.sqlite_errorname == "SQLITE_INTERRUPT":
                 return False
             raise
+        except RuntimeError:  # no thread can be started, so nobody would end a long look
+            return False
     if found != "ok":
         raise StorageCorrupt
     return True

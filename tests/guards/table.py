@@ -1578,7 +1578,10 @@ HOSTILE = (
         "if message.startswith(words))",
         "if words in message)",
         (
-            "integration/test_v1_faults.py::test_a_client_whose_words_are_quoted_does_not_empty_the_account[API key not valid]",
+            (
+                "integration/test_v1_faults.py::test_a_client_whose_words_are_quoted_does_not_"
+                "empty_the_account[API key not valid]"
+            ),
         ),
     ),
 )

@@ -1205,6 +1205,17 @@ def test_a_damaged_file_ends_the_start_with_the_way_to_restore_it(killed: Path) 
         assert damaged.read_bytes() == content
 
 
+def test_where_no_thread_can_be_started_the_file_is_not_looked_through(
+    tmp_path: Path, mocker: MockerFixture
+) -> None:
+    path = tmp_path / "log.db"
+    with closing(PeeweeStore(path)) as store:
+        store.check()
+    assert look_through(path, 1.0)
+    mocker.patch("threading.Thread.start", side_effect=RuntimeError("can't start new thread"))
+    assert not look_through(path, 1.0)
+
+
 def test_damage_that_only_a_look_through_the_file_finds_ends_the_start(
     killed: Path, tmp_path: Path
 ) -> None:
