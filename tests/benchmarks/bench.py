@@ -4,7 +4,7 @@ Starts a fake provider, chatport with everything on, and for comparison a bare F
 around the `openai` SDK; ends them all before it ends. What counts are ratios within one run:
 absolute figures move by a third from one run to the next. Needs Linux, for its /proc.
 
-    python tests/benchmarks/bench.py                   all figures, about four minutes
+    python tests/benchmarks/bench.py                   all figures, about six minutes
     python tests/benchmarks/bench.py --quick           a shorter log of exchanges
     python tests/benchmarks/bench.py --only start,growth
 """
