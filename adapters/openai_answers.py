@@ -86,9 +86,9 @@ class StreamedAnswer:
         self._said_something = relayed
         self._paid = False
         self._counts = Counts()
-        self._kept: object = None
-        self._begun: set[object] = set()
-        self._finished: set[object] = set()
+        self._kept = ""
+        self._begun: set[str] = set()
+        self._finished: set[str] = set()
 
     def read(self, payloads: list[bytes]) -> Iterator[Delta]:
         """Yield what the events say together, and then raise if one of them is wrong."""
@@ -164,10 +164,12 @@ class StreamedAnswer:
         return reason
 
 
-def _index(choice: dict[str, Any]) -> object:
-    """Return which of several answers this is a part of; without a number, the first."""
-    index = choice.get("index")
-    return 0 if index is None else index
+def _index(choice: dict[str, Any]) -> str:
+    """Return which of several answers this is a part of; without a number, the first.
+
+    As text: numbers can be chosen so that a set takes the square of how many there are.
+    """
+    return str(choice.get("index") or 0)
 
 
 def _is_error(chunk: dict[str, Any]) -> bool:

@@ -87,11 +87,14 @@ class _Text(list[str]):
 
 
 class _Items(list[Any]):
-    """A list that grows, with those of its items that have an index."""
+    """A list that grows, with those of its items that have an index.
+
+    By the index as text: numbers can be chosen so that to find one takes as long as to look at all.
+    """
 
     def __init__(self) -> None:
         super().__init__()
-        self.by_index: dict[object, dict[str, Any]] = {}
+        self.by_index: dict[str, dict[str, Any]] = {}
 
 
 class _Growth:
@@ -149,9 +152,10 @@ class _Growth:
         """Add the items of a list; those with an index to the one that has it already."""
         for piece in pieces:
             index = piece.get("index") if isinstance(piece, dict) else None
-            if isinstance(index, int | float | str) and index in whole.by_index:
-                self._add(whole.by_index[index], piece)
+            key = str(index) if isinstance(index, int | float | str) else None
+            if key is not None and key in whole.by_index:
+                self._add(whole.by_index[key], piece)
             else:
                 whole.append(piece)
-                if isinstance(index, int | float | str):
-                    whole.by_index[index] = piece
+                if key is not None:
+                    whole.by_index[key] = piece

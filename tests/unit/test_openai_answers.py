@@ -1,6 +1,7 @@
 """The counts of tokens, as a provider may or may not say them."""
 
 import json
+from functools import partial
 from typing import Any
 
 import pytest
@@ -8,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from chatport.adapters.openai_answers import StreamedAnswer, completion
-from chatport.domain.errors import UpstreamInvalidResponse
+from chatport.domain.errors import UpstreamInvalidResponse, UpstreamTruncated
 from chatport.domain.model import Usage
 
 JSON = st.recursive(
@@ -152,6 +153,39 @@ def test_what_has_thousands_of_members_is_no_chunk(members: int, is_one: bool) -
     else:
         with pytest.raises(UpstreamInvalidResponse):
             list(answer)
+
+
+def test_indexes_that_collide_are_not_compared_with_each_other(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    compared = []
+
+    class Index(int):
+        def __hash__(self) -> int:
+            return 0
+
+        def __eq__(self, other: object) -> bool:
+            compared.append(other)
+            return int(self) == other
+
+    monkeypatch.setattr(json, "loads", partial(json.loads, parse_int=Index))
+    choices = [{"index": n, "delta": {"content": "Hi"}} for n in range(200)]
+    answer = StreamedAnswer(relayed=True)
+    assert len(list(answer.read([json.dumps({"choices": choices}).encode()]))) == 1
+    assert compared == []
+    with pytest.raises(UpstreamTruncated):
+        answer.end()
+
+
+@pytest.mark.parametrize("index", [{"index": 0}, {"index": None}, {"index": 0.0}, {}])
+def test_a_choice_without_a_number_is_the_first(index: dict[str, Any]) -> None:
+    answer = StreamedAnswer(relayed=False)
+    told = ""
+    for choice in ({"delta": {"content": "Hi"}}, {**index, "finish_reason": "stop"}):
+        [delta] = answer.read([json.dumps({"choices": [choice]}).encode()])
+        told += delta.text
+    answer.end()
+    assert (told, delta.finish_reason) == ("Hi", "stop")
 
 
 def test_what_was_cached_of_a_prompt_need_not_be_said_again() -> None:

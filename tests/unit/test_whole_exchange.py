@@ -159,6 +159,24 @@ def test_a_long_answer_takes_no_longer_for_each_of_its_pieces() -> None:
     assert asked == ["index"] * 2000
 
 
+def test_indexes_that_collide_are_not_compared_with_each_other() -> None:
+    compared = []
+
+    class Index(int):
+        def __hash__(self) -> int:
+            return 0
+
+        def __eq__(self, other: object) -> bool:
+            compared.append(other)
+            return int(self) == other
+
+    calls = [{"index": Index(n), "id": f"call_{n}"} for n in range(200)]
+    [choice] = assembled([chunk({"tool_calls": calls}), chunk(call(Index(7), "{}"))])["choices"]
+    assert len(choice["message"]["tool_calls"]) == 200
+    assert choice["message"]["tool_calls"][7]["function"] == {"arguments": "{}"}
+    assert compared == []
+
+
 def test_others_have_their_turn_while_a_long_answer_is_put_together(mocker: MockerFixture) -> None:
     turn = mocker.spy(whole_exchange, "let_others_run")
     response_of(exchange(*[chunk({"content": "a"})] * 250, stream=True))
