@@ -18,6 +18,9 @@ CUT_SHORT = ("length", "content_filter")
 MAX_MEMBERS = 1_000
 """Of a chunk; OpenAI's have ten. To take `usage` out of a million of them took 10 s."""
 
+MAX_CHOICES = 1_000
+"""Of a chunk; OpenAI's `n` is at most 128. To read a million of them took 11 s."""
+
 HEARTBEAT = Delta()
 
 
@@ -50,7 +53,8 @@ def completion(
         error = UpstreamInvalidResponse(upstream_status=status, upstream_request_id=request_id)
         error.upstream_said = data.decode("utf-8", "replace")
         raise error
-    usage, said_bytes = Counts().take(answer.get("usage"), said_bytes_of(answer["choices"]))
+    said_bytes = said_bytes_of(answer["choices"], len(data))
+    usage, said_bytes = Counts().take(answer.get("usage"), said_bytes)
     return Completion(
         text=text,
         finish_reason=finish_reason,
@@ -120,9 +124,9 @@ class StreamedAnswer:
         chunk = json.loads(payload.decode())
         if chunk is None:
             return HEARTBEAT
-        if not isinstance(chunk, dict) or len(chunk) > MAX_MEMBERS:
+        if not isinstance(chunk, dict) or _is_too_large(chunk):
             raise UpstreamInvalidResponse
-        said_bytes = said_bytes_of(chunk.get("choices"))
+        said_bytes = said_bytes_of(chunk.get("choices"), len(payload))
         usage, said_bytes = self._counts.take(chunk.get("usage"), said_bytes)
         self._paid = self._paid or said_bytes > 0 or bool(usage and usage.completion_tokens)
         if _is_error(chunk):
@@ -170,6 +174,12 @@ def _index(choice: dict[str, Any]) -> str:
     As text: numbers can be chosen so that a set takes the square of how many there are.
     """
     return str(choice.get("index") or 0)
+
+
+def _is_too_large(chunk: dict[str, Any]) -> bool:
+    """Return whether the chunk has more in it than anybody's; it would stop the process."""
+    choices = chunk.get("choices")
+    return len(chunk) > MAX_MEMBERS or (isinstance(choices, list) and len(choices) > MAX_CHOICES)
 
 
 def _is_error(chunk: dict[str, Any]) -> bool:

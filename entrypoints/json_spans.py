@@ -17,7 +17,7 @@ BY_ITEM = frozenset({"messages"})
 """The arrays of which the place of each item is needed."""
 
 MAX_MEMBERS = 1_000
-"""Of the outermost object; OpenAI knows about forty parameters."""
+"""Written in the outermost object, be it again and again; OpenAI knows about forty parameters."""
 
 _skip = re.compile(r"[ \t\n\r]*").match
 
@@ -97,16 +97,21 @@ def scan(text: str, decoder: json.JSONDecoder = DECODER) -> JSONObject:
         decoder: How strictly the values are read.
 
     Raises:
+        TooManyMembers: It has more than anybody writes.
         ValueError, IndexError: It is none.
     """
     at = _after(text, 0, "{")
     value: dict[str, Any] = {}
     spans: dict[str, Span] = {}
     more = text[at] != "}"
+    written = 0
     while more:
         name, at = scanstring(text, _after(text, at, '"', skip=False), True)
-        if decoder is DECODER:
-            _check_member(name, value)
+        if decoder is DECODER and name in value:
+            raise InvalidJSON("The body names a key twice in one object.")
+        if written == MAX_MEMBERS:
+            raise TooManyMembers(f"The body has more than {MAX_MEMBERS} members.")
+        written += 1
         at = _after(text, at, ":")
         value[name], spans[name] = _value(text, at, decoder, by_item=name in BY_ITEM)
         at = _skip(text, spans[name].end).end()  # type: ignore[union-attr]  # it matches always
@@ -117,13 +122,6 @@ def scan(text: str, decoder: json.JSONDecoder = DECODER) -> JSONObject:
     if end != len(text):
         raise ValueError("there is more after the object")
     return JSONObject(text, value, spans)
-
-
-def _check_member(name: str, before: Mapping[str, Any]) -> None:
-    if name in before:
-        raise InvalidJSON("The body names a key twice in one object.")
-    if len(before) == MAX_MEMBERS:
-        raise TooManyMembers(f"The body has more than {MAX_MEMBERS} members.")
 
 
 def _value(text: str, start: int, decoder: json.JSONDecoder, *, by_item: bool) -> tuple[Any, Span]:

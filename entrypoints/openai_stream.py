@@ -13,7 +13,7 @@ from chatport.domain.stream import ChatStream
 
 from . import sse
 from .faults import Fault, openai_body
-from .json_spans import JSONObject, scan
+from .json_spans import JSONObject, TooManyMembers, scan
 
 DONE = b"data: [DONE]\n\n"
 USAGE = re.compile(rb'"(?:u|\\u0075)(?:s|\\u0073)(?:a|\\u0061)(?:g|\\u0067)(?:e|\\u0065)"')
@@ -52,7 +52,7 @@ def chunk(data: bytes, *, wants_usage: bool) -> bytes:
     rest = data[: -len(NO_USAGE)] + b"}"
     if data.endswith(NO_USAGE) and USAGE.search(rest) is None:
         return _event(rest)
-    found = scan(data.decode(), AS_PYTHON_READS_IT)
+    found = _scanned(data.decode())
     if "usage" not in found.spans:
         return _event(data)
     if not found.value.get("choices") and found.value["usage"] is not None:
@@ -60,17 +60,25 @@ def chunk(data: bytes, *, wants_usage: bool) -> bytes:
     return _event(_without_usage(found))
 
 
+def _scanned(text: str) -> JSONObject:
+    """Return the chunk and its places; one that says the same a thousand times is written anew."""
+    try:
+        return scan(text, AS_PYTHON_READS_IT)
+    except TooManyMembers:
+        return scan(json.dumps(json.loads(text)), AS_PYTHON_READS_IT)
+
+
 def _with_usage(data: bytes) -> bytes:
     if data.endswith(NO_USAGE):  # only a member of the outermost object can stand there
         return data
-    found = scan(data.decode(), AS_PYTHON_READS_IT)
+    found = _scanned(data.decode())
     return data if "usage" in found.spans else found.changed({"usage": "null"}).encode()
 
 
 def _without_usage(found: JSONObject) -> bytes:
     """Return the chunk without its usage, which some name twice; then it is written anew."""
     rest = found.without("usage").encode()
-    if USAGE.search(rest) is None or "usage" not in scan(rest.decode(), AS_PYTHON_READS_IT).spans:
+    if USAGE.search(rest) is None or "usage" not in _scanned(rest.decode()).spans:
         return rest
     others = {name: value for name, value in found.value.items() if name != "usage"}
     return json.dumps(others).encode()

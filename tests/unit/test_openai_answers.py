@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from chatport.adapters import said_sizes
 from chatport.adapters.openai_answers import StreamedAnswer, completion
 from chatport.domain.errors import UpstreamInvalidResponse, UpstreamTruncated
 from chatport.domain.model import Usage
@@ -153,6 +154,53 @@ def test_what_has_thousands_of_members_is_no_chunk(members: int, is_one: bool) -
     else:
         with pytest.raises(UpstreamInvalidResponse):
             list(answer)
+
+
+@pytest.mark.parametrize(("count", "is_one"), [(1_000, True), (1_001, False)])
+def test_what_has_thousands_of_choices_is_no_chunk(count: int, is_one: bool) -> None:
+    answer = StreamedAnswer(relayed=True).read([json.dumps({"choices": [{}] * count}).encode()])
+    if is_one:
+        assert len(list(answer)) == 1
+    else:
+        with pytest.raises(UpstreamInvalidResponse):
+            list(answer)
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [[{"a": 1}], [[[1]]], [0.5], ["a"], [{"arguments": 1}]],
+    ids=["objects", "arrays", "numbers", "texts", "arguments"],
+)
+def test_what_has_too_many_parts_to_be_measured_counts_as_its_text(
+    parts: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(said_sizes, "MOST_PARTS", 1_000)
+    spied = []
+    real = said_sizes._size
+
+    def size(*arguments: Any) -> int:
+        spied.append(arguments)
+        return real(*arguments)
+
+    monkeypatch.setattr(said_sizes, "_size", size)
+    message = {"content": "Hi", "x": parts * 100_000}
+    choice = {"index": 0, "message": message, "finish_reason": "stop"}
+    body = json.dumps({"choices": [choice]}).encode()
+    assert completion(body, None, relayed=False).said_bytes == len(body)
+    assert len(spied) == 1_001
+    choice["delta"] = choice.pop("message")
+    chunk = json.dumps({"choices": [choice]}).encode()
+    [delta] = StreamedAnswer(relayed=False).read([chunk])
+    assert delta.said_bytes == len(chunk)
+
+
+def test_choices_that_say_nothing_are_parts_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(said_sizes, "MOST_PARTS", 1_000)
+    choice = {"index": 0, "message": {"content": "Hi"}, "finish_reason": "stop"}
+    for count, said_bytes in ((300, 2), (400, None)):
+        body = json.dumps({"choices": [choice, *[{}] * count]}).encode()
+        expected = len(body) if said_bytes is None else said_bytes
+        assert completion(body, None, relayed=False).said_bytes == expected
 
 
 def test_indexes_that_collide_are_not_compared_with_each_other(

@@ -153,6 +153,22 @@ def test_every_chunk_has_a_usage_for_who_wants_it(data: bytes, shown: bytes) -> 
     assert event.startswith(b"data: " + shown.split(b'"usage":null')[0].rstrip(b","))
 
 
+@pytest.mark.parametrize(
+    ("usage", "head", "shown"),
+    [
+        (True, b"", {"s": "\ud800", "b": 2, "usage": None}),
+        (False, b'"usage":{"a":1},"choices":[1],', {"choices": [1], "s": "\ud800", "b": 2}),
+    ],
+)
+def test_a_chunk_that_says_the_same_a_thousand_times_is_written_anew(
+    usage: bool, head: bytes, shown: dict[str, Any]
+) -> None:
+    data = b'{%b"s":"\\ud800"%b}' % (head, b',"b":2' * 100_000)
+    event = chunk(data, wants_usage=usage)
+    assert json.loads(event.removeprefix(b"data: ")) == shown
+    assert len(event) < 100
+
+
 @pytest.mark.parametrize("usage", [True, False])
 def test_a_chunk_of_several_lines_has_a_field_for_each(*, usage: bool) -> None:
     data = b'{\n"choices": [],\n\n "usage": null,\n"a": 1}'
