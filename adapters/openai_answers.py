@@ -6,7 +6,7 @@ from functools import reduce
 from typing import Any
 
 from chatport.domain.errors import UpstreamError, UpstreamInvalidResponse, UpstreamTruncated
-from chatport.domain.model import Completion, Delta
+from chatport.domain.model import Completion, Delta, Usage
 from chatport.domain.models import ModelCard
 
 from .provider_usage import Counts
@@ -136,14 +136,20 @@ class StreamedAnswer:
         choice = _choice_of(chunk)
         events = (payload,) if self._relayed else ()
         if choice is None:
-            return Delta(usage=usage, events=events, said_bytes=said_bytes)
+            is_head = self._is_head(usage)
+            return Delta(usage=usage, is_head=is_head, events=events, said_bytes=said_bytes)
         return Delta(
             text=self._text(choice),
             finish_reason=self._finish_reason(chunk["choices"]),
             usage=usage,
+            is_head=self._is_head(usage),
             events=events,
             said_bytes=said_bytes,
         )
+
+    def _is_head(self, usage: Usage | None) -> bool:
+        """Return whether a usage came before anything was said, or had come to its end."""
+        return usage is not None and self._counts.is_head and not self._finished
 
     def _text(self, choice: dict[str, Any]) -> str:
         """Return the text of a choice's delta; of several choices, only the first is kept so."""
@@ -191,11 +197,13 @@ def _is_error(chunk: dict[str, Any]) -> bool:
 
 def _together(deltas: list[Delta]) -> Delta:
     """Return one piece that says what these say; of what comes again and again, the last."""
+    counted = next((delta for delta in reversed(deltas) if delta.usage), HEARTBEAT)
     return Delta(
         text="".join(delta.text for delta in deltas),
         events=tuple(event for delta in deltas for event in delta.events),
         finish_reason=next((d.finish_reason for d in reversed(deltas) if d.finish_reason), None),
-        usage=next((delta.usage for delta in reversed(deltas) if delta.usage), None),
+        usage=counted.usage,
+        is_head=counted.is_head,
         said_bytes=reduce(lambda before, delta: delta.said_bytes_after(before), deltas, 0),
     )
 

@@ -13,11 +13,16 @@ NOTHING = Usage(prompt_tokens=0, completion_tokens=0)
 
 
 class Counts:
-    """Counts of one answer, and how much it says that they do not count."""
+    """Counts of one answer, and how much it says that they do not count.
+
+    Attributes:
+        is_head: What is counted came before anything was said, and has not risen since.
+    """
 
     def __init__(self) -> None:
         self._usage: Usage | None = None
         self._said = self._uncounted = 0
+        self.is_head = False
 
     def take(self, told: object, said_bytes: int) -> tuple[Usage | None, int]:
         """Return what is counted by now, and the bytes that a piece adds to it.
@@ -44,6 +49,9 @@ class Counts:
             usage = replace(usage, completion_tokens=before.completion_tokens)
             if usage == self._usage:
                 return None, said_bytes
+        rises = usage.completion_tokens > before.completion_tokens
+        begins = self._usage is None or (self.is_head and not rises)
+        self.is_head = begins and not self._said
         self._usage = usage
         return usage, self._uncounted if usage.completion_tokens else said_bytes
 

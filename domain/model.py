@@ -29,11 +29,6 @@ def always() -> bool:
     return True
 
 
-def counts_an_answer(usage: "Usage | None") -> bool:
-    """Return whether more is counted than the one token that heads may count, as Anthropic's."""
-    return usage is not None and usage.completion_tokens > 1
-
-
 class State(StrEnum):
     """Whether an exchange is still open, or how it ended."""
 
@@ -121,6 +116,7 @@ class Delta:
 
     Attributes:
         events: The provider's own events, as they came, if the request was passed on as it was.
+        is_head: The usage came before anything was said; what it counts is no answer yet.
         attempts: How often the provider was called, where it was more than once.
         said_bytes: What the model said in this piece; with a usage that counts an answer, all of
             the stream that this does not count. As of a Completion.
@@ -130,20 +126,24 @@ class Delta:
     events: Sequence[bytes] = ()
     finish_reason: str | None = None
     usage: Usage | None = None
+    is_head: bool = False
     upstream_request_id: str | None = None
     attempts: int = 1
     said_bytes: int = 0
 
     def said_bytes_after(self, before: int) -> int:
         """Return how much no usage counts after this piece, if it was so much before."""
-        counted = self.usage is not None and self.usage.completion_tokens > 0
-        return self.said_bytes if counted else before + self.said_bytes
+        return self.said_bytes if self._counts_words else before + self.said_bytes
 
     @property
     def says_something(self) -> bool:
         """Whether the model has said or thought something; a head or a heartbeat is nothing."""
         said = self.text or self.said_bytes or self.finish_reason
-        return bool(said) or counts_an_answer(self.usage)
+        return bool(said) or (self._counts_words and not self.is_head)
+
+    @property
+    def _counts_words(self) -> bool:
+        return self.usage is not None and self.usage.completion_tokens > 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

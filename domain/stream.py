@@ -77,6 +77,7 @@ class LiveStream(ChatStream):
         self._answer: list[bytes] = []
         self._finish_reason: str | None = None
         self._usage: Usage | None = None
+        self._is_head = False
         self._said_bytes = 0
         self._attempts = 1
         self._upstream_request_id: str | None = None
@@ -111,7 +112,8 @@ class LiveStream(ChatStream):
 
     def _take(self, delta: Delta) -> None:
         self._finish_reason = delta.finish_reason or self._finish_reason
-        self._usage = delta.usage or self._usage
+        if delta.usage is not None:
+            self._usage, self._is_head = delta.usage, delta.is_head
         self._said_bytes = delta.said_bytes_after(self._said_bytes)
         self._attempts = max(self._attempts, delta.attempts)
         self._upstream_request_id = delta.upstream_request_id or self._upstream_request_id
@@ -169,6 +171,7 @@ class LiveStream(ChatStream):
         return Partial(
             text="".join(self._parts),
             usage=self._usage,
+            is_head=self._is_head,
             upstream_request_id=self._upstream_request_id,
             answer=self._answer,
             attempts=self._attempts,

@@ -9,14 +9,7 @@ from .admission import Admission
 from .allowance import Allowance
 from .errors import CallerGone, ChatportError, ExchangeLost
 from .history import estimated_tokens
-from .model import (
-    Completion,
-    CompletionRequest,
-    Exchange,
-    State,
-    Usage,
-    counts_an_answer,
-)
+from .model import Completion, CompletionRequest, Exchange, State, Usage
 from .ports import Clock, ConversationStore
 from .text import storable
 
@@ -62,11 +55,13 @@ class Partial:
     """What has arrived of an answer that is not whole.
 
     Attributes:
+        is_head: The usage came before anything was said, and counts no answer.
         said_bytes: What the model has said since `usage`; as of a Completion.
     """
 
     text: str = ""
     usage: Usage | None = None
+    is_head: bool = False
     upstream_request_id: str | None = None
     answer: Sequence[bytes] = ()
     attempts: int = 0
@@ -276,12 +271,13 @@ class Turn:
     ) -> Usage | None:
         """Return what has arrived; of what may be billed unseen, the most; or else nothing."""
         usage = partial.usage
-        said = reply or partial.said_bytes or counts_an_answer(usage)
+        counted = usage.completion_tokens if usage else 0
+        said = reply or partial.said_bytes or (counted and not partial.is_head)
         if not said and (error.may_be_billed or state is State.INTERRUPTED):
             most = self._estimate.most()
-            if usage is None or not usage.prompt_tokens:
-                return most
-            return replace(usage, completion_tokens=most.completion_tokens, estimated=True)
+            longest = max(most.completion_tokens, counted)
+            told = usage if usage and usage.prompt_tokens else most
+            return replace(told, completion_tokens=longest, estimated=True)
         if said or usage or partial.answer:
             return self._used(usage, reply, partial.said_bytes)
         return None

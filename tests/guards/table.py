@@ -915,10 +915,10 @@ SECRETS = (
         ),
     ),
     Guard(
-        "a head's one token is an answer",
+        "a head's tokens are an answer",
         "domain/model.py",
-        "usage.completion_tokens > 1",
-        "usage.completion_tokens > 0",
+        "(self._counts_words and not self.is_head)",
+        "self._counts_words",
         (
             (
                 "unit/test_upstreams.py::"
@@ -968,6 +968,18 @@ SECRETS = (
             (
                 "integration/test_v1_streams.py::test_before_the_first_word_what_may_be_billed_"
                 "counts_as_much_as_it_may_be[/v1/chat/completions-a head]"
+            ),
+        ),
+    ),
+    Guard(
+        "a head's tokens are all that may be billed",
+        "domain/turn.py",
+        "(counted and not partial.is_head)",
+        "counted",
+        (
+            (
+                "integration/test_v1_streams.py::test_before_the_first_word_what_may_be_billed_"
+                "counts_as_much_as_it_may_be[/v1/chat/completions-Anthropic's head]"
             ),
         ),
     ),

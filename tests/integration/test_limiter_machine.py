@@ -497,6 +497,7 @@ END = some.fixed_dictionaries(
         "length": often(30, 0, 1, 400),
         "used": some.tuples(often(12, 1, 200), often(8, 0, 70, 200)),
         "counted": some.booleans(),
+        "head": often(False, True),
         "how": often("completed", "rejected", "timeout", "exit", "left"),
     }
 )
@@ -579,7 +580,7 @@ class LimiterMachine(RuleBasedStateMachine):
                 **{name: each[name] for name in each if name not in {"pause", "answered"}}
             )
             if answered and len(self.streams) > opened:
-                self.end_once(which=opened, length=30, used=(30, 60), counted=True, how="completed")
+                self.end_once(which=opened)
             self.check()
 
     def ask_once(
@@ -733,20 +734,31 @@ class LimiterMachine(RuleBasedStateMachine):
             self.check()
 
     def end_once(
-        self, *, which: int, length: int, used: tuple[int, int], counted: bool, how: str
+        self,
+        *,
+        which: int,
+        length: int = 30,
+        used: tuple[int, int] = (30, 60),
+        counted: bool = True,
+        head: bool = False,
+        how: str = "completed",
     ) -> None:
-        """End a call: `length` characters came, and the provider's own counts, or none."""
+        """End a call: `length` characters came, and the provider's own counts, or none.
+
+        The counts may be a head's, that came before the characters.
+        """
         call = self.streams.pop(which % len(self.streams))
         counts = Usage(prompt_tokens=used[0], cached_tokens=used[0] // 2, completion_tokens=used[1])
         usage = counts if counted else None
         finish_reason = "stop" if how == "completed" else None
-        self.gateway.says = [Delta(text="y" * length, finish_reason=finish_reason, usage=usage)]
+        piece = Delta(text="y" * length, finish_reason=finish_reason, usage=usage, is_head=head)
+        self.gateway.says = [piece]
         if how == "left":
             self.leave(call, length)
         else:
             self.play(call, how)
         self.gateway.says = []
-        self.ended(call, how, length, usage)
+        self.ended(call, how, length, usage, head=head)
 
     def leave(self, call: Call, length: int) -> None:
         assert call.stream is not None
@@ -780,7 +792,7 @@ class LimiterMachine(RuleBasedStateMachine):
         """Return whether a call was erased, interrupted, or replaced by its next attempt."""
         return self.model.calls.get(call.id) is not call or call.state is not State.OPEN
 
-    def ended(self, call: Call, how: str, length: int, usage: Usage | None) -> None:
+    def ended(self, call: Call, how: str, length: int, usage: Usage | None, *, head: bool) -> None:
         """Put an outcome into the model; one that came too late is only settled."""
         prompt = call.estimate.prompt_tokens
         said = Usage(prompt_tokens=prompt, completion_tokens=tokens_of(length), estimated=True)
@@ -788,8 +800,8 @@ class LimiterMachine(RuleBasedStateMachine):
             usage = said
             if not length and how in {"rejected", "timeout", "exit"}:
                 usage = None if how == "rejected" else call.estimate
-        elif not length and not usage.completion_tokens and how in {"timeout", "exit"}:
-            most = call.estimate.completion_tokens
+        elif not length and (head or not usage.completion_tokens) and how in {"timeout", "exit"}:
+            most = max(usage.completion_tokens, call.estimate.completion_tokens)
             usage = replace(usage, completion_tokens=most, estimated=True)
         self.model.settle(call, usage, self.clock.passed)
         if self.is_lost(call):

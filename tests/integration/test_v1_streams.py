@@ -599,7 +599,7 @@ def test_what_comes_after_an_early_usage_is_added_to_it(
     [
         ({"choices": [{"index": 0, "delta": {"role": "assistant"}}]}, None),
         ({"choices": [], "usage": {"prompt_tokens": 50, "completion_tokens": 0}}, 50),
-        ({"choices": [], "usage": {"prompt_tokens": 50, "completion_tokens": 1}}, 50),
+        ({"choices": [], "usage": {"prompt_tokens": 50, "completion_tokens": 8}}, 50),
     ],
     ids=["a head", "a count of the prompt", "Anthropic's head"],
 )
@@ -614,6 +614,17 @@ def test_before_the_first_word_what_may_be_billed_counts_as_much_as_it_may_be(
     assert usage is not None
     assert (usage.completion_tokens, usage.estimated) == (4_096, True)
     assert counted in {None, usage.prompt_tokens}
+
+
+@pytest.mark.parametrize("prompt", [50, 0])
+def test_before_the_first_word_no_less_is_billed_than_was_counted(
+    prompt: int, wire: Wire, upstream: Upstream
+) -> None:
+    thoughts = {"prompt_tokens": prompt, "completion_tokens": 9_000}
+    upstream.plays(Answer(chunks(event({"choices": [], "usage": thoughts}))))
+    assert wire.client.post(SEED, json={"prompt": "Hi", "stream": True}).data
+    expected = Usage(prompt_tokens=prompt or 1, completion_tokens=9_000, estimated=True)
+    assert wire.stored().usage == expected
 
 
 @pytest.mark.parametrize(

@@ -137,6 +137,48 @@ def test_a_prompt_that_is_counted_anew_counts_no_words(
     assert said_bytes == 5000
 
 
+def counts(answered: int) -> dict[str, Any]:
+    return {"choices": [], "usage": {"prompt_tokens": 9, "completion_tokens": answered}}
+
+
+def of_choice(delta: dict[str, Any], finish_reason: str | None = None) -> dict[str, Any]:
+    return {"choices": [{"index": 0, "delta": delta, "finish_reason": finish_reason}]}
+
+
+SAID, STOPPED = of_choice({"content": "Hi"}), of_choice({}, "stop")
+
+
+@pytest.mark.parametrize("at_once", [True, False])
+@pytest.mark.parametrize(
+    ("chunks", "is_head"),
+    [
+        ([counts(1)], True),
+        ([counts(900)], True),
+        ([{**of_choice({"role": "assistant"}), **counts(8)}], True),
+        ([counts(8), counts(8)], True),
+        ([counts(8), counts(2)], True),
+        ([counts(8), STOPPED], True),
+        ([counts(8), counts(9)], False),
+        ([counts(0), counts(1)], False),
+        ([SAID, counts(1)], False),
+        ([STOPPED, counts(1)], False),
+        ([{**counts(1), **STOPPED}], False),
+        ([{**counts(1), **SAID}], False),
+        ([counts(8), STOPPED, counts(7)], False),
+    ],
+)
+def test_a_count_before_the_first_word_is_a_heads_unless_it_rises(
+    chunks: list[dict[str, Any]], is_head: bool, at_once: bool
+) -> None:
+    answer = StreamedAnswer(relayed=True)
+    events = [json.dumps(chunk).encode() for chunk in chunks]
+    found = None
+    for batch in [events] if at_once else [[event] for event in events]:
+        for delta in answer.read(batch):
+            found = delta.is_head if delta.usage else found
+    assert found is is_head
+
+
 @pytest.mark.parametrize("count", [10**8, 2**31 - 1, 10**400])
 def test_more_tokens_than_any_model_reads_or_writes_are_no_count(count: int) -> None:
     assert told({"prompt_tokens": 9, "completion_tokens": count}) is None

@@ -240,8 +240,8 @@ def test_a_head_alone_does_not_bring_a_provider_back(clock: FakeClock) -> None:
     [
         (Delta(events=(b"{}",)), False),
         (Delta(usage=Usage(prompt_tokens=9, completion_tokens=0)), False),
-        (Delta(usage=Usage(prompt_tokens=9, completion_tokens=1)), False),
-        (Delta(usage=Usage(prompt_tokens=9, completion_tokens=2)), True),
+        (Delta(usage=Usage(prompt_tokens=9, completion_tokens=8), is_head=True), False),
+        (Delta(usage=Usage(prompt_tokens=9, completion_tokens=1)), True),
         (Delta(said_bytes=9), True),
         (Delta(finish_reason="stop"), True),
     ],
