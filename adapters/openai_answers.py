@@ -21,6 +21,9 @@ MAX_MEMBERS = 1_000
 MAX_CHOICES = 1_000
 """Of a chunk; OpenAI's `n` is at most 128. To read a million of them took 11 s."""
 
+COMPLAINTS = ("detail", "errors", "message", "msg")
+"""Where other servers than OpenAI's say what went wrong, in place of an answer."""
+
 HEARTBEAT = Delta()
 
 
@@ -37,11 +40,13 @@ def completion(
         status: Of the answer, a success.
 
     Raises:
+        UpstreamError: A choice says what went wrong.
         UpstreamInvalidResponse: It is none.
     """
     answer = _parsed(data)
     is_whole = isinstance(answer, dict) and not answer.get("error")  # some send what there is of it
     choice = _first_choice(answer) if is_whole else None
+    is_failed = is_whole and _is_failed(answer.get("choices"))
     message = choice.get("message") if choice else None
     finish_reason = choice.get("finish_reason") if choice else None
     text = _text(message)
@@ -49,8 +54,10 @@ def completion(
         _is_cut_short(message, finish_reason) or (relayed and _says_more(message))
     ):
         text = ""
-    if text is None or not isinstance(finish_reason, str) or not finish_reason:
-        error = UpstreamInvalidResponse(upstream_status=status, upstream_request_id=request_id)
+    if is_failed or text is None or not isinstance(finish_reason, str) or not finish_reason:
+        kind = UpstreamError if is_failed else UpstreamInvalidResponse
+        error = kind(upstream_status=status, upstream_request_id=request_id)
+        error.may_be_billed = True
         error.upstream_said = data.decode("utf-8", "replace")
         raise error
     said_bytes = said_bytes_of(answer["choices"], len(data))
@@ -190,8 +197,16 @@ def _is_too_large(chunk: dict[str, Any]) -> bool:
 
 def _is_error(chunk: dict[str, Any]) -> bool:
     """Return whether the chunk says what went wrong, as OpenAI does, or as other servers do."""
-    return bool(chunk.get("error")) or (
-        "choices" not in chunk and isinstance(chunk.get("message"), str)
+    if chunk.get("error") or _is_failed(chunk.get("choices")):
+        return True
+    says_more = chunk.get("choices") or chunk.get("usage")
+    return not says_more and any(chunk.get(name) for name in COMPLAINTS)
+
+
+def _is_failed(choices: object) -> bool:
+    """Return whether a choice says what went wrong, as OpenRouter's do."""
+    return isinstance(choices, list) and any(
+        isinstance(choice, dict) and choice.get("error") for choice in choices
     )
 
 

@@ -184,6 +184,8 @@ def _odd(name: str, body: Any, *data: bytes, stream: Ending = INVALID[1], **more
     return halves(name, answer, chunks(HEL, *within, STOP, DONE), INVALID[0], stream, **more)
 
 
+FAILED = {"error": {"message": QUOTED}, "finish_reason": "error"}
+
 ODD = (
     _odd("sends broken JSON", b'{"choices": ['),
     _odd("sends bare words", QUOTED.encode()),
@@ -208,6 +210,18 @@ ODD = (
     _odd(
         "says what went wrong beside its answer",
         {**completion(), "error": {"message": QUOTED}},
+        stream=ERROR[1],
+    ),
+    halves(
+        "says what went wrong in a choice",
+        json_http("200 OK", {"choices": [{**completion()["choices"][0], **FAILED}]}),
+        chunks(HEL, event({"choices": [{"index": 0, "delta": {}, **FAILED}]}), STOP, DONE),
+        failed("upstream_error", 200),
+        ERROR[1],
+    ),
+    _odd(
+        "says in another form what went wrong",
+        {"detail": QUOTED, "choices": []},
         stream=ERROR[1],
     ),
     _odd("offers null as its choice", {"choices": [None]}),

@@ -8,7 +8,7 @@ import pytest
 
 from chatport.domain.model import State
 
-from .relaying import ASKED, Wire, error_of, last_error, wire_to
+from .relaying import ASKED, PATH, SEED, Wire, error_of, last_error, wire_to
 from .upstream import Answer, Upstream
 from .wire import (
     EVENTS_HEAD,
@@ -32,6 +32,9 @@ def wire(upstream: Upstream) -> Iterator[Wire]:
         yield wire
 
 
+FAILED = {"error": {"code": 502, "message": "canary"}, "finish_reason": "error"}
+
+
 @pytest.mark.parametrize(
     "error",
     [
@@ -39,8 +42,18 @@ def wire(upstream: Upstream) -> Iterator[Wire]:
         {"error": "canary"},
         {"object": "error", "message": "canary", "code": 400},
         {"message": "canary", "type": "overloaded_error"},
+        {"detail": "canary"},
+        {"detail": [{"loc": ["body"], "msg": "canary"}], "usage": None},
+        {"code": 401, "msg": "canary"},
+        {"status": "error", "errors": ["canary"], "choices": None},
+        {"choices": [], "message": "canary"},
+        {"choices": [{"index": 0, "delta": {"content": ""}, **FAILED}]},
+        {"choices": [{"index": 0, "delta": {"content": "canary"}}, {"index": 1, **FAILED}]},
     ],
-    ids=["OpenAI's", "a text", "older vLLM's", "without a frame"],
+    ids=[
+        *("OpenAI's", "a text", "older vLLM's", "without a frame", "FastAPI's", "pydantic's"),
+        *("a code", "a list", "no choices", "OpenRouter's", "in another choice"),
+    ],
 )
 def test_an_error_inside_a_stream_is_told_in_our_words(
     error: object, wire: Wire, upstream: Upstream
@@ -50,6 +63,43 @@ def test_an_error_inside_a_stream_is_told_in_our_words(
     assert last_error(told)["code"] == "upstream_error"
     assert b"canary" not in told
     assert wire.stored().error_code == "upstream_error"
+
+
+@pytest.mark.parametrize("path", [PATH, SEED])
+@pytest.mark.parametrize("more", [{}, {"error": None}, {"content_filter_results": {"error": {}}}])
+@pytest.mark.parametrize("failed", [True, False])
+def test_a_choice_that_failed_is_no_answer(
+    failed: bool, more: dict[str, object], path: str, wire: Wire, upstream: Upstream
+) -> None:
+    answer = completion()
+    answer["choices"][0] |= {**more, **(FAILED if failed else {})}
+    upstream.plays(Answer(json_http("200 OK", answer)))
+    told = wire.ask(ASKED if path == PATH else {"prompt": "Hi"}, path)
+    stored = wire.stored()
+    assert (stored.error_code == "upstream_error") is failed
+    assert (told.status_code, b"canary" in told.data) == (502 if failed else 200, False)
+    assert bool(stored.upstream_said) is failed
+    assert stored.usage is not None
+    assert stored.usage.prompt_tokens
+
+
+@pytest.mark.parametrize(
+    "first",
+    [
+        {"id": "", "object": "", "choices": [], "prompt_filter_results": [{"prompt_index": 0}]},
+        {"choices": [], "detail": None, "errors": [], "message": "", "msg": None},
+        {"choices": [], "usage": {"prompt_tokens": 9, "completion_tokens": 3}, "detail": "fine"},
+        {"choices": [{"index": 0, "delta": {"content": ""}}], "message": "queued"},
+        {"choices": [{"index": 0, "delta": {"content": "", "detail": "low"}, "error": None}]},
+        {"type": "ping"},
+    ],
+    ids=["Azure's", "nothing", "counts", "a message beside a choice", "no error", "a ping"],
+)
+def test_what_is_odd_in_a_chunk_is_no_error(first: object, wire: Wire, upstream: Upstream) -> None:
+    upstream.plays(Answer(chunks(event(first), said("Hi"), finished("stop"))))
+    told = wire.ask({**ASKED, "stream": True}).data
+    assert told.endswith(b"data: [DONE]\n\n")
+    assert wire.stored().state is State.COMPLETED
 
 
 def test_the_content_type_of_a_stream_is_read_in_any_case(wire: Wire, upstream: Upstream) -> None:
