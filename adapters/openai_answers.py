@@ -97,6 +97,7 @@ class StreamedAnswer:
         self._said_something = relayed
         self._paid = False
         self._counts = Counts()
+        self._told: tuple[Usage | None, int] = None, 0
         self._kept = ""
         self._begun: set[str] = set()
         self._finished: set[str] = set()
@@ -111,6 +112,7 @@ class StreamedAnswer:
             fault = error
             said = payloads[len(deltas)].decode("utf-8", "replace")
             fault.upstream_said = said  # type: ignore[attr-defined]  # any exception can carry it
+            deltas.extend(self._told_by(fault))
         if len(deltas) == 1:
             yield deltas[0]
         elif deltas or fault is None:
@@ -127,14 +129,22 @@ class StreamedAnswer:
         if self._begun - self._finished:
             raise UpstreamTruncated
 
+    def _told_by(self, fault: Exception) -> Iterator[Delta]:
+        """Yield what is counted in the very event that is wrong; an error's counts are the last."""
+        usage, said_bytes = self._told
+        if usage is not None and (usage.prompt_tokens or usage.completion_tokens):
+            is_head = self._is_head(usage) and isinstance(fault, UpstreamInvalidResponse)
+            yield Delta(usage=usage, is_head=is_head, said_bytes=said_bytes)
+
     def _delta(self, payload: bytes) -> Delta:
+        self._told = None, 0
         chunk = json.loads(payload.decode())
         if chunk is None:
             return HEARTBEAT
         if not isinstance(chunk, dict) or _is_too_large(chunk):
             raise UpstreamInvalidResponse
         said_bytes = said_bytes_of(chunk.get("choices"), len(payload))
-        usage, said_bytes = self._counts.take(chunk.get("usage"), said_bytes)
+        usage, said_bytes = self._told = self._counts.take(chunk.get("usage"), said_bytes)
         self._paid = self._paid or said_bytes > 0 or bool(usage and usage.completion_tokens)
         if _is_error(chunk):
             error = UpstreamError()

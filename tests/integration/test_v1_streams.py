@@ -616,6 +616,51 @@ def test_before_the_first_word_what_may_be_billed_counts_as_much_as_it_may_be(
     assert counted in {None, usage.prompt_tokens}
 
 
+COUNTED = {"usage": {"prompt_tokens": 50, "completion_tokens": 900}}
+LAST = {
+    "an error": {"error": {"message": "Oops"}, "choices": [], **COUNTED},
+    "no choices": {"choices": "none", **COUNTED},
+    "words": {"choices": [{"delta": {"content": "lo"}}, None], **COUNTED},
+}
+
+
+@pytest.mark.parametrize("at_once", [True, False])
+@pytest.mark.parametrize("last", LAST.values(), ids=LAST)
+@pytest.mark.parametrize("path", [PATH, SEED])
+def test_counts_in_the_event_that_ends_a_stream_badly_are_kept(
+    path: str, last: Any, at_once: bool, wire: Wire, upstream: Upstream
+) -> None:
+    events = [said("Hel"), event(last)]
+    upstream.plays(Answer(chunks(b"".join(events)) if at_once else chunks(*events)))
+    body = STREAMED if path == PATH else {"prompt": "Hi", "stream": True}
+    assert wire.client.post(path, json=body).data
+    stored = wire.stored()
+    assert (stored.state, stored.reply) == (State.FAILED, "Hel")
+    assert stored.usage == Usage(prompt_tokens=50, completion_tokens=900)
+
+
+@pytest.mark.parametrize(
+    ("last", "completion_tokens"),
+    [({"error": {"a": 1}, **COUNTED}, 900), ({"choices": "none", **COUNTED}, 4_096)],
+    ids=["an error", "no choices"],
+)
+def test_the_counts_of_an_error_are_no_heads(
+    last: Any, completion_tokens: int, wire: Wire, upstream: Upstream
+) -> None:
+    upstream.plays(Answer(chunks(event(last))))
+    assert wire.client.post(PATH, json=STREAMED).data
+    usage = wire.stored().usage
+    assert usage is not None
+    assert (usage.prompt_tokens, usage.completion_tokens) == (50, completion_tokens)
+
+
+def test_an_error_that_counts_nothing_costs_nothing(wire: Wire, upstream: Upstream) -> None:
+    zeros = {"prompt_tokens": 0, "completion_tokens": 0}
+    upstream.plays(Answer(chunks(event({"error": {"a": 1}, "usage": zeros}))))
+    assert wire.client.post(PATH, json=STREAMED).data
+    assert wire.stored().usage is None
+
+
 @pytest.mark.parametrize("prompt", [50, 0])
 def test_before_the_first_word_no_less_is_billed_than_was_counted(
     prompt: int, wire: Wire, upstream: Upstream
