@@ -58,10 +58,10 @@ def completion(
         kind = UpstreamError if is_failed else UpstreamInvalidResponse
         error = kind(upstream_status=status, upstream_request_id=request_id)
         error.may_be_billed = True
+        error.usage = _counted(answer, len(data))[0] if isinstance(answer, dict) else None
         error.upstream_said = data.decode("utf-8", "replace")
         raise error
-    said_bytes = said_bytes_of(answer["choices"], len(data))
-    usage, said_bytes = Counts().take(answer.get("usage"), said_bytes)
+    usage, said_bytes = _counted(answer, len(data))
     return Completion(
         text=text,
         finish_reason=finish_reason,
@@ -70,6 +70,12 @@ def completion(
         body=data if relayed else None,
         said_bytes=said_bytes,
     )
+
+
+def _counted(answer: dict[str, Any], text_bytes: int) -> tuple[Usage | None, int]:
+    """Return what is counted of an answer, and the bytes that this does not count."""
+    said_bytes = said_bytes_of(answer.get("choices"), text_bytes)
+    return Counts().take(answer.get("usage"), said_bytes)
 
 
 def model_cards(data: bytes) -> Sequence[ModelCard]:

@@ -27,7 +27,8 @@ class Counts:
     def take(self, told: object, said_bytes: int) -> tuple[Usage | None, int]:
         """Return what is counted by now, and the bytes that a piece adds to it.
 
-        Some streams end with zeros, or count the prompt only at their beginning.
+        Some streams end with zeros, or count the prompt only at their beginning. Some repeat the
+        counts of their head with each piece: what does not change counts no words.
 
         Args:
             told: The piece's usage, as it came.
@@ -43,12 +44,12 @@ class Counts:
         usage = _usage(told, before, self._said)
         if usage is None:
             return None, said_bytes
-        if usage.completion_tokens:
-            self._uncounted = 0
-        else:
+        if not usage.completion_tokens:
             usage = replace(usage, completion_tokens=before.completion_tokens)
-            if usage == self._usage:
-                return None, said_bytes
+        elif usage.completion_tokens != before.completion_tokens:
+            self._uncounted = 0
+        if usage == self._usage:
+            return None, said_bytes
         rises = usage.completion_tokens > before.completion_tokens
         begins = self._usage is None or (self.is_head and not rises)
         self.is_head = begins and not self._said

@@ -270,7 +270,7 @@ class Turn:
         self, state: State, reply: str, partial: Partial, error: ChatportError
     ) -> Usage | None:
         """Return what has arrived; of what may be billed unseen, the most; or else nothing."""
-        usage = partial.usage
+        usage = partial.usage or error.usage
         counted = usage.completion_tokens if usage else 0
         said = reply or partial.said_bytes or (counted and not partial.is_head)
         if not said and (error.may_be_billed or state is State.INTERRUPTED):

@@ -6,6 +6,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from ..allowance import Allowance  # noqa: TID252  # inside a layer, imports are relative
+    from ..model import Usage  # noqa: TID252  # as above
 
 
 class ChatportError(Exception):
@@ -21,6 +22,7 @@ class ChatportError(Exception):
         waits_as_told: `retry_after_seconds` is the provider's own wish, and no guess of ours.
         allowances: What is left of each limit; set once the request has met the limiter.
         may_be_billed: The provider may have worked for this call: trying again may cost twice.
+        usage: What the provider has counted for an answer that is of no use; None if nothing.
         passed_on: The provider's own words about a mistake of the caller's, in its protocol and
             without secrets; only for a request that came in that protocol too.
         exchange_id: The exchange that ended so; None if there is none.
@@ -49,6 +51,7 @@ class ChatportError(Exception):
         self.allowances: Sequence[Allowance] = ()
         self.upstream_said = ""
         self.waits_as_told = False
+        self.usage: Usage | None = None
         self.passed_on: bytes | None = None
         self.exchange_id: str | None = None
         self.replayed = False

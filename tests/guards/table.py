@@ -984,6 +984,49 @@ SECRETS = (
         ),
     ),
     Guard(
+        "a usage that is repeated counts what was said beside it",
+        "adapters/provider_usage.py",
+        "elif usage.completion_tokens != before.completion_tokens:",
+        "else:",
+        (
+            (
+                "unit/test_openai_answers.py::"
+                "test_counts_that_only_come_again_count_no_words[end5-True]"
+            ),
+        ),
+    ),
+    Guard(
+        "the counts of an error are lost",
+        "adapters/openai_answers.py",
+        "deltas.extend(self._told_by(fault))",
+        "pass",
+        (
+            (
+                "integration/test_v1_streams.py::test_counts_in_the_event_that_ends_a_stream_"
+                "badly_are_kept[/v1/chat/completions-an error-True]"
+            ),
+        ),
+    ),
+    Guard(
+        "an error that counts nothing costs a prompt",
+        "adapters/openai_answers.py",
+        "if usage is not None and (usage.prompt_tokens or usage.completion_tokens):",
+        "if usage is not None:",
+        ("integration/test_v1_streams.py::test_an_error_that_counts_nothing_costs_nothing",),
+    ),
+    Guard(
+        "what is counted of an answer that is of no use is free",
+        "domain/turn.py",
+        "partial.usage or error.usage",
+        "partial.usage",
+        (
+            (
+                "integration/test_v1_answers.py::test_what_is_counted_of_an_answer_that_is_of_"
+                "no_use_is_used[/v1/chat/completions-an empty stop]"
+            ),
+        ),
+    ),
+    Guard(
         "a provider's name is looked up as another",
         "adapters/upstream_transport.py",
         'url.raw_host.decode("ascii")',

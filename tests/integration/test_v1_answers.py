@@ -11,7 +11,7 @@ from chatport.domain.model import State, Usage
 
 from .faults import Fault
 from .plain_faults import NO_COMPLETIONS
-from .relaying import ASKED, SEED, Wire, error_of, wire_to
+from .relaying import ASKED, PATH, SEED, Wire, error_of, wire_to
 from .upstream import Answer, Then, Upstream
 from .wire import LAST_CHUNK, chunk, chunks, completion, finished, http, json_http
 
@@ -210,6 +210,26 @@ def test_an_answer_without_usage_is_estimated(wire: Wire, upstream: Upstream) ->
     usage = wire.stored().usage
     assert usage is not None
     assert usage.estimated
+
+
+OF_NO_USE = {
+    "an empty stop": completion(message={"role": "assistant"}),
+    "no end": completion(finish_reason=None),
+    "an error beside it": {**completion(), "error": {"message": "Oops"}},
+    "an error in it": completion(error={"message": "Oops"}),
+    "no choices": {},
+}
+
+
+@pytest.mark.parametrize("answer", OF_NO_USE.values(), ids=OF_NO_USE)
+@pytest.mark.parametrize("path", [PATH, SEED])
+def test_what_is_counted_of_an_answer_that_is_of_no_use_is_used(
+    path: str, answer: dict[str, Any], wire: Wire, upstream: Upstream
+) -> None:
+    usage = {"prompt_tokens": 20_000, "completion_tokens": 30_000}
+    upstream.plays(Answer(json_http("200 OK", {**answer, "usage": usage})))
+    assert wire.ask(ASKED if path == PATH else {"prompt": "Hi"}, path).status_code == 502
+    assert wire.stored().usage == Usage(prompt_tokens=20_000, completion_tokens=30_000)
 
 
 def test_five_answers_use_one_connection(wire: Wire, upstream: Upstream) -> None:

@@ -30,6 +30,7 @@ from chatport.domain.errors import (
     InvalidUserId,
     RateLimited,
     StorageFull,
+    UpstreamInvalidResponse,
     UpstreamRateLimited,
     UpstreamTimeout,
 )
@@ -383,6 +384,30 @@ def test_a_refusal_that_cannot_be_counted_is_still_a_refusal(make_service: MakeS
     ask(service)
     with pytest.raises(RateLimited):
         ask(service)
+
+
+@pytest.mark.parametrize(
+    ("told", "expected"),
+    [
+        (None, Usage(prompt_tokens=2, completion_tokens=4_096, estimated=True)),
+        ((0, 0), Usage(prompt_tokens=2, completion_tokens=4_096, estimated=True)),
+        ((20, 0), Usage(prompt_tokens=20, completion_tokens=4_096, estimated=True)),
+        ((20, 7), Usage(prompt_tokens=20, completion_tokens=7)),
+        ((20, 30_000), Usage(prompt_tokens=20, completion_tokens=30_000)),
+        ((0, 30_000), Usage(prompt_tokens=2, completion_tokens=30_000, estimated=True)),
+    ],
+)
+def test_an_answer_that_is_of_no_use_has_used_what_the_provider_counted(
+    make_service: MakeService,
+    store: MemoryStore,
+    told: tuple[int, int] | None,
+    expected: Usage,
+) -> None:
+    error = UpstreamInvalidResponse()
+    error.usage = Usage(prompt_tokens=told[0], completion_tokens=told[1]) if told else None
+    with pytest.raises(UpstreamInvalidResponse):
+        make_service(ScriptedGateway(Script(raises=error))).reply(ChatRequest(prompt="Hello"))
+    assert log(store)[0].usage == expected
 
 
 def test_an_answer_that_cannot_be_kept_has_used_what_it_used(make_service: MakeService) -> None:

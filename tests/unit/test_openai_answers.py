@@ -279,21 +279,63 @@ def test_a_choice_without_a_number_is_the_first(index: dict[str, Any]) -> None:
 
 
 def test_what_was_cached_of_a_prompt_need_not_be_said_again() -> None:
-    answer = StreamedAnswer(relayed=False)
-    for usage in (counted({"cached_tokens": 60}), counted(None)):
-        [delta] = answer.read([json.dumps({"choices": [], "usage": usage}).encode()])
-    assert delta.usage == Usage(prompt_tokens=100, completion_tokens=7, cached_tokens=60)
+    usages = counted({"cached_tokens": 60}), {**counted(None), "completion_tokens": 8}
+    usage, _ = settled([{"choices": [], "usage": usage} for usage in usages], at_once=False)
+    assert usage == Usage(prompt_tokens=100, completion_tokens=8, cached_tokens=60)
 
 
-def test_counts_that_come_again_count_what_was_said_until_then() -> None:
+def settled(chunks: list[dict[str, Any]], *, at_once: bool) -> tuple[Usage | None, int]:
+    """Return what is counted of a stream, and how many bytes are not."""
     answer = StreamedAnswer(relayed=False)
-    said = 0
-    for text in ("Hel", "lo"):
-        choice = {"index": 0, "delta": {"content": text}}
-        chunk = {"choices": [choice], "usage": counted(None)}
-        [delta] = answer.read([json.dumps(chunk).encode()])
-        said = delta.said_bytes_after(said)
-        assert said == 0
+    events = [json.dumps(chunk).encode() for chunk in chunks]
+    usage, said_bytes = None, 0
+    for batch in [events] if at_once else [[event] for event in events]:
+        for delta in answer.read(batch):
+            usage = delta.usage or usage
+            said_bytes = delta.said_bytes_after(said_bytes)
+    return usage, said_bytes
+
+
+STALE = {**counts(1), **of_choice({"content": "x" * 400})}
+ZEROS = {"choices": [], "usage": {"prompt_tokens": 0, "completion_tokens": 0}}
+CACHED = {"prompt_tokens_details": {"cached_tokens": 4}, "prompt_tokens": 9, "completion_tokens": 1}
+
+
+@pytest.mark.parametrize("at_once", [True, False])
+@pytest.mark.parametrize(
+    "end",
+    [
+        *([], [ZEROS], [STOPPED], [{**counts(1), **STOPPED}], [counts(1)]),
+        [{"choices": [], "usage": CACHED}],
+    ],
+)
+def test_counts_that_only_come_again_count_no_words(
+    end: list[dict[str, Any]], at_once: bool
+) -> None:
+    usage, said_bytes = settled([counts(1), *[STALE] * 10, *end], at_once=at_once)
+    assert usage is not None
+    assert (usage.prompt_tokens, usage.completion_tokens, said_bytes) == (9, 1, 4_000)
+
+
+@pytest.mark.parametrize("at_once", [True, False])
+@pytest.mark.parametrize(
+    "end",
+    [
+        *([], [ZEROS], [STOPPED], [{**counts(11), **STOPPED}], [counts(11)]),
+        [{"choices": [], "usage": {**CACHED, "completion_tokens": 11}}],
+    ],
+)
+def test_counts_that_rise_with_the_words_count_all_of_them(
+    end: list[dict[str, Any]], at_once: bool
+) -> None:
+    rising = [{**STALE, "usage": counts(n)["usage"]} for n in range(2, 12)]
+    usage, said_bytes = settled([counts(1), *rising, *end], at_once=at_once)
+    assert usage is not None
+    assert (usage.prompt_tokens, usage.completion_tokens, said_bytes) == (9, 11, 0)
+
+
+def test_words_beside_stale_counts_are_counted_by_the_next_that_rise() -> None:
+    assert settled([*[STALE] * 3, counts(300)], at_once=False)[1] == 0
 
 
 @pytest.mark.parametrize("relayed", [True, False])
