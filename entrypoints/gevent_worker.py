@@ -42,7 +42,7 @@ LAST_SECONDS = 2
 ACCEPTED_AT_ONCE = 16
 """Connections that a worker takes in one turn. With gunicorn's 1, clients that connect for each
 request wait a turn of all others for each one before them: at four times the load, half of the
-refusals took more than 100 ms, and with this 5 ms. With gevent's 100, one worker takes them all."""
+refusals took more than 100 ms, and with this 5 ms. With more, one may take all of a burst."""
 
 LOOK_SECONDS = 1.0
 """Between two signs of life for the master; how soon a stop is heeded."""
