@@ -22,9 +22,11 @@ run: .venv/run
 test: .venv/test
 	$(PYTEST)
 
-# Before a release, for hours: the same tests with many more rounds, cuts, kills and faults.
+# Before a release, for hours: the same tests with many more rounds, cuts, kills and faults, and
+# then, with nothing else running, minutes of overload and of slow clients.
 torture: .venv/test
 	TORTURE=1 $(PYTEST)
+	$(BIN)/python tests/benchmarks/bench.py --long --only overload,slow
 
 check: .venv/test
 	$(BIN)/ruff format --check .

@@ -6,6 +6,7 @@ absolute figures move by a third from one run to the next. Needs Linux, for its 
 
     python tests/benchmarks/bench.py                   all figures, about six minutes
     python tests/benchmarks/bench.py --quick           a shorter log of exchanges
+    python tests/benchmarks/bench.py --long            load for minutes, as before a release
     python tests/benchmarks/bench.py --only start,growth
 """
 
@@ -51,7 +52,9 @@ def main() -> int:
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         root = Path(folder)
         with processes.upstream(root) as upstream:
-            place = Place(root=root, upstream_port=upstream.port, quick=chosen.quick)
+            place = Place(
+                root=root, upstream_port=upstream.port, quick=chosen.quick, long=chosen.long
+            )
             for name in chosen.only:
                 before = processes.Busy.now(upstream.pid)
                 rows += FIGURES[name](place)
@@ -64,6 +67,7 @@ def main() -> int:
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Measure chatport against its budget.")
     parser.add_argument("--quick", action="store_true", help="a log of 100,000 rows, not 1,000,000")
+    parser.add_argument("--long", action="store_true", help="minutes of overload and slow clients")
     parser.add_argument(
         "--only",
         type=_names,

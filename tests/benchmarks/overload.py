@@ -17,7 +17,7 @@ FACTOR = 4
 """How many times more than the service can answer is asked of it."""
 
 PEAK_SECONDS = 10.0
-SECONDS = 30.0
+SECONDS, LONG_SECONDS = 30.0, 300.0
 RECOVERY_SECONDS = 2.0
 
 
@@ -32,13 +32,14 @@ def overload(place: Place) -> list[Row]:
     settings = {"CHATPORT_MAX_IN_FLIGHT": str(PLACES)}
     with processes.chatport(place.folder(), provider, settings) as server:
         drive(server, _calm(server.port))
-        rows = _asked_too_much(server, peak, keep=True)
-        return rows + _asked_too_much(server, peak, keep=False)
+        seconds = LONG_SECONDS if place.long else SECONDS
+        rows = _asked_too_much(server, peak, seconds, keep=True)
+        return rows + _asked_too_much(server, peak, seconds, keep=False)
 
 
-def _asked_too_much(server: Server, peak: Measured, *, keep: bool) -> list[Row]:
+def _asked_too_much(server: Server, peak: Measured, seconds: float, *, keep: bool) -> list[Row]:
     rate = FACTOR * peak.rate
-    asked = load.open_loop(server.port, rate=rate, requests=int(rate * SECONDS), keep=keep)
+    asked = load.open_loop(server.port, rate=rate, requests=int(rate * seconds), keep=keep)
     over = drive(server, asked)
     after = drive(server, _calm(server.port))
     refused = over.outcome.refused

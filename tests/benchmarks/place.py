@@ -11,11 +11,13 @@ class Place:
 
     Attributes:
         quick: Less work where the full amount takes minutes.
+        long: Load for minutes where seconds of it show nearly as much.
     """
 
     root: Path
     upstream_port: int
     quick: bool
+    long: bool = False
     _numbers: "itertools.count[int]" = field(default_factory=itertools.count)
 
     def folder(self) -> Path:

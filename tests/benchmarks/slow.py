@@ -17,7 +17,10 @@ LINGERING = 100
 """Clients that ask for the end of their connection, and do not close their side."""
 
 ROUND_SECONDS = 0.5
-ASKED = 300
+SECONDS, LONG_SECONDS = 15.0, 60.0
+APART_SECONDS = 0.02
+"""How long a client waits from one answer to the next request."""
+
 HEAD = b"POST /openai-completion HTTP/1.1\r\nHost: a\r\nX-Slow: "
 LAST = b"GET /healthz HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"
 
@@ -25,12 +28,13 @@ LAST = b"GET /healthz HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"
 def slow(place: Place) -> list[Row]:
     """Measure `/healthz`, each time on a new connection."""
     with processes.chatport(place.folder(), place.provider()) as server, ExitStack() as stack:
-        free = [_seconds(stack, server.port) for _ in range(ASKED)]
+        seconds = LONG_SECONDS if place.long else SECONDS
+        free = _asked(stack, server.port, seconds / 3)
         over = threading.Event()
         dripping = threading.Thread(target=_drip, args=(server.port, over))
         dripping.start()
         try:
-            beside = [_seconds(stack, server.port) for _ in range(ASKED)]
+            beside = _asked(stack, server.port, seconds)
         finally:
             over.set()
             dripping.join()
@@ -41,6 +45,16 @@ def slow(place: Place) -> list[Row]:
         _row(f"  of {LINGERING} clients that do not close", lingering, free),
         _row("  the next one after them", [after], free),
     ]
+
+
+def _asked(stack: ExitStack, port: int, seconds: float) -> list[float]:
+    """Return how long one client after the other waits, for so many seconds."""
+    over = time.monotonic() + seconds
+    found = []
+    while time.monotonic() < over:
+        found.append(_seconds(stack, port))
+        time.sleep(APART_SECONDS)
+    return found
 
 
 def _seconds(stack: ExitStack, port: int, *, stays: bool = False) -> float:
