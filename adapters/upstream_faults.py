@@ -6,6 +6,7 @@ The only place that knows both. The exception of the SDK holds the key and the p
 
 import logging
 import math
+import re
 from collections.abc import Mapping
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -74,21 +75,25 @@ BY_WORDS: Mapping[int, Mapping[str, type[ChatportError]]] = {
         "content management policy": ContentFiltered,
         "exceeds the maximum number of tokens": ContextLengthExceeded,
     },
-    402: {"fewer max_tokens": UpstreamRejected},
+    402: dict.fromkeys(("fewer max_tokens", "tokens limit exceeded"), UpstreamRejected),
     403: {"requires moderation": ContentFiltered},
 }
 """Gateways such as LiteLLM send the status as the code, and say the rest in words only; the last
 of a 400 are Gemini's. OpenRouter says with 402 and 403 also what is wrong with one request."""
 
-BY_BEGINNING: Mapping[str, type[ChatportError]] = {
-    "prompt is too long": ContextLengthExceeded,
-    "your credit balance is too low": UpstreamQuotaExhausted,
-    "api key not valid": UpstreamAuthFailed,
+BY_MESSAGE: Mapping[str, type[ChatportError]] = {
+    r"prompt is too long.*": ContextLengthExceeded,
+    r"your credit balance is too low\b[\w ]*\.( please go to plans & billing to [\w ]+\.)?": (
+        UpstreamQuotaExhausted
+    ),
+    r"api key (not valid|not found|expired)\. please [\w ]+ api key\.": UpstreamAuthFailed,
+    r"incorrect api key provided: \S+ you can obtain an api key from \S+": UpstreamAuthFailed,
 }
-"""Of a 400: Anthropic's words, and Gemini's. What is for operators closes the way for all, so it
-must not stand where a provider may quote a client."""
+"""Of a 400, patterns of the whole message: Anthropic's, Gemini's and xAI's. What is for operators
+closes the way for all, so no words of a client that a provider may quote must make it one of them.
+"""
 
-NO_CREDIT = "exceeded your current quota"
+NO_CREDIT = r"([\w.]+(: | - ))*you exceeded your current quota, please check your plan\b.*"
 SOON_AGAIN = ("retry in", "resource_exhausted")
 """Of a 429. Gemini says of each limit, also of one for a minute, that the quota is exceeded."""
 
@@ -182,15 +187,16 @@ def _from_status(error: openai.APIStatusError) -> ChatportError:
 def _by_words(error: openai.APIStatusError) -> type[ChatportError] | None:
     """Look for what gateways, and some providers, write instead of a code."""
     said = str(error.body).lower()
+    message = str(words_of(error.response.content).get("message")).lower()
     if error.status_code == 429:  # noqa: PLR2004  # RFC 6585
-        is_empty = NO_CREDIT in said and not any(words in said for words in SOON_AGAIN)
-        return UpstreamQuotaExhausted if is_empty else None
+        is_empty = re.fullmatch(NO_CREDIT, message, re.DOTALL) is not None
+        is_soon = any(words in said for words in SOON_AGAIN)
+        return UpstreamQuotaExhausted if is_empty and not is_soon else None
     found = (kind for words, kind in BY_WORDS.get(error.status_code, {}).items() if words in said)
     if error.status_code != 400:  # noqa: PLR2004  # the caller can be at fault
         return next(found, None)
-    message = str(words_of(error.response.content).get("message")).lower()
-    begun = (kind for words, kind in BY_BEGINNING.items() if message.startswith(words))
-    return next(chain(begun, found), None)
+    whole = (kind for form, kind in BY_MESSAGE.items() if re.fullmatch(form, message, re.DOTALL))
+    return next(chain(whole, found), None)
 
 
 def _told_seconds(headers: httpx2.Headers) -> float | None:

@@ -1630,12 +1630,12 @@ HOSTILE = (
     Guard(
         "a client whose words are quoted empties the account for all",
         "adapters/upstream_faults.py",
-        "if message.startswith(words))",
-        "if words in message)",
+        "if re.fullmatch(form, message, re.DOTALL))",
+        "if re.match(form, message))",
         (
             (
                 "integration/test_v1_faults.py::test_a_client_whose_words_are_quoted_does_not_"
-                "empty_the_account[API key not valid]"
+                "empty_the_account[Your credit balance is too low.-{} is not a valid model ID]"
             ),
         ),
     ),

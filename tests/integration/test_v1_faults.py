@@ -329,21 +329,25 @@ def test_what_is_not_the_callers_mistake_is_told_in_our_words(
     assert (wire.stored().error_code, list(wire.stored().answer)) == (told, [])
 
 
+NO_CREDIT = "You exceeded your current quota, please check your plan and billing details."
 GEMINIS_LIMIT = (
-    "You exceeded your current quota, please check your plan and billing details.\n"
+    f"{NO_CREDIT}\n"
     "* Quota exceeded for metric: generate_content_free_tier_requests, limit: 10\n"
     "Please retry in 10.67s."
 )
 BY_WORDS: dict[str, tuple[str, Any, str]] = {
     "LiteLLM's empty account": (
         "429 Too Many Requests",
-        {"message": "litellm.RateLimitError: You exceeded your current quota.", "code": "429"},
+        {"message": f"litellm.RateLimitError: OpenAIException - {NO_CREDIT}", "code": "429"},
         "upstream_quota_exhausted",
     ),
     "Anthropic's empty account": (
         "400 Bad Request",
         {
-            "message": "Your credit balance is too low to access the Anthropic API.",
+            "message": (
+                "Your credit balance is too low to access the Anthropic API. Please go to "
+                "Plans & Billing to upgrade or purchase credits."
+            ),
             "type": "invalid_request_error",
         },
         "upstream_quota_exhausted",
@@ -371,6 +375,16 @@ BY_WORDS: dict[str, tuple[str, Any, str]] = {
     "Gemini's bad key": (
         "400 Bad Request",
         [{"error": {"code": 400, "message": "API key not valid. Please pass a valid API key."}}],
+        "upstream_auth_failed",
+    ),
+    "Gemini's expired key": (
+        "400 Bad Request",
+        [{"error": {"code": 400, "message": "API key expired. Please renew the API key."}}],
+        "upstream_auth_failed",
+    ),
+    "xAI's bad key": (
+        "400 Bad Request",
+        "Incorrect API key provided: na***ys. You can obtain an API key from https://console.x.ai.",
         "upstream_auth_failed",
     ),
     "Gemini's long prompt": (
@@ -403,6 +417,11 @@ BY_WORDS: dict[str, tuple[str, Any, str]] = {
         {"message": "This request requires more credits, or fewer max_tokens.", "code": 402},
         "upstream_rejected",
     ),
+    "OpenRouter's credit for a shorter prompt": (
+        "402 Payment Required",
+        {"message": "Prompt tokens limit exceeded: 64128 > 6964. To increase, pay.", "code": 402},
+        "upstream_rejected",
+    ),
     "Azure's filter by LiteLLM": (
         "400 Bad Request",
         {"message": "litellm.BadRequestError: Azure's content management policy", "code": "400"},
@@ -421,16 +440,36 @@ def test_what_providers_say_in_words_only_is_understood(
     assert wire.stored().error_code == told
 
 
+@pytest.mark.parametrize("form", ["Invalid value: '{}'.", "{} is not a valid model ID"])
 @pytest.mark.parametrize(
-    "words", ["exceeded your current quota", "Your credit balance is too low", "API key not valid"]
+    "words",
+    [
+        "exceeded your current quota",
+        "Your credit balance is too low.",
+        "API key not valid. Please pass a valid API key.",
+        "Incorrect API key provided: x. You can obtain an API key from x",
+    ],
 )
 def test_a_client_whose_words_are_quoted_does_not_empty_the_account(
-    words: str, wire: Wire, upstream: Upstream
+    words: str, form: str, wire: Wire, upstream: Upstream
 ) -> None:
-    said = {"message": f"Invalid value: '{words}'.", "param": words, "code": "invalid_value"}
+    said = {"message": form.format(words), "param": words, "code": "invalid_value"}
     upstream.plays(Answer(json_http("400 Bad Request", {"error": said})))
     assert words in error_of(wire.ask(ASKED))["message"]
     assert wire.stored().error_code == "upstream_rejected"
+
+
+@pytest.mark.parametrize(
+    "form",
+    ["No deployments available for selected model, Try again in 5 seconds: {}", "'{}' is busy"],
+)
+def test_a_client_whose_model_is_quoted_in_a_limit_does_not_empty_the_account(
+    form: str, wire: Wire, upstream: Upstream
+) -> None:
+    said = {"message": form.format(NO_CREDIT), "code": "429"}
+    upstream.plays(Answer(json_http("429 Too Many Requests", {"error": said})))
+    wire.ask(ASKED)
+    assert wire.stored().error_code == "upstream_rate_limited"
 
 
 AZURE_KEY = "0123456789abcdef0123456789abcdef"
