@@ -63,9 +63,10 @@ from integration.relaying import SEED
 from integration.upstream import running_upstream
 from integration.wire import chunks, completion, finished, json_http, said
 
+from .calls import Patient
 from .modes import Half, Mode, Place, both, good
 from .places import address
-from .test_modes import MODES, Patient
+from .test_modes import MODES
 
 THREADS = 12
 ANSWER = "canary-answer-77d2"

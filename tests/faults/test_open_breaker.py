@@ -14,9 +14,9 @@ from integration.relaying import SEED
 from integration.upstream import Answer, Then, Upstream, running_upstream
 from integration.wire import json_http
 
+from .calls import Service
 from .modes import HELLO_EVENTS, HELLO_JSON, Place
 from .places import address
-from .test_modes import Service
 
 IN_A_ROW = 5
 QUESTION: dict[str, Any] = {"user_id": "ada", "prompt": PROMPT}

@@ -1,5 +1,6 @@
 """A provider that sends whatever bytes it is told to, and writes down what it was asked."""
 
+import random
 import socket
 import socketserver
 import struct
@@ -8,12 +9,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from enum import Enum, auto
+from itertools import pairwise
 from typing import BinaryIO
 
 PATIENCE_SECONDS = 5.0
 """How long a test waits for what must happen; reached only when it does not."""
 
 DRIP_SECONDS = 0.02
+
+MOST_PIECES = 8
+PIECE_SECONDS = 0.002
+"""From one piece of an answer to the next, so that they arrive one by one."""
 
 
 class Then(Enum):
@@ -54,6 +60,7 @@ class Upstream:
     Attributes:
         received: The requests that were read completely, in order.
         connections: How many were accepted.
+        cuts: Where answers are cut into pieces; None to send each as it is.
     """
 
     def __init__(self, port: int) -> None:
@@ -61,6 +68,7 @@ class Upstream:
         self.url = f"http://{self.host}/v1"
         self.received: list[Received] = []
         self.connections = 0
+        self.cuts: random.Random | None = None
         self.ending = threading.Event()
         self._script: list[Answer] = []
         self._ended = 0
@@ -80,6 +88,14 @@ class Upstream:
         with self._changed:
             self.received.append(received)
             return self._script.pop(0) if len(self._script) > 1 else self._script[0]
+
+    def pieces(self, data: bytes) -> list[bytes]:
+        """Return the bytes in the pieces in which they are sent."""
+        if self.cuts is None or len(data) < MOST_PIECES:
+            return [data]
+        ends = self.cuts.sample(range(1, len(data)), self.cuts.randrange(MOST_PIECES))
+        ends = [0, *sorted(ends), len(data)]
+        return [data[start:end] for start, end in pairwise(ends)]
 
     def connected(self) -> int:
         """Count a new connection, and return its number."""
@@ -136,6 +152,7 @@ class _Connection(socketserver.BaseRequestHandler):
     def handle(self) -> None:
         upstream = self.server.upstream
         number = upstream.connected()
+        self.request.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         try:
             with self.request, self.request.makefile("rb") as stream, suppress(ConnectionError):
                 self._talk(upstream, number, stream)
@@ -146,7 +163,10 @@ class _Connection(socketserver.BaseRequestHandler):
         then = Then.KEEP
         while then is Then.KEEP and (received := _read(number, stream)):
             answer = upstream.take(received)
-            self.request.sendall(answer.data)
+            for piece in upstream.pieces(answer.data):
+                self.request.sendall(piece)
+                if len(piece) < len(answer.data):
+                    upstream.ending.wait(PIECE_SECONDS)
             while answer.drip and not upstream.ending.wait(DRIP_SECONDS):
                 self.request.sendall(answer.drip)
             then = answer.then
