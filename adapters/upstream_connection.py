@@ -33,8 +33,8 @@ RAW_FACTOR = 8
 EVENTS_IN_A_ROW = 256
 """Then others have their turn. h11 makes up to 11,000 of one read, and takes 20 us for each."""
 
-EVENTS_A_READ = 16
-"""As so many a read counts: one that need not wait does not let others run."""
+EVENTS_A_READ, BYTES_AN_EVENT = 16, 256
+"""What a read counts as: it may wait for nobody, and hold 7,000 events of a stream: 80 ms."""
 
 MAX_INTERIM_HEADS = 1_000
 """Before an answer; whoever tells with 102 that it still works does so once in some seconds."""
@@ -238,7 +238,7 @@ class Connection:
         self._arrived_bytes += len(data)
         if self._arrived_bytes > RAW_FACTOR * self.limits.body_bytes + MAX_HEADER_BYTES:
             raise ResponseTooLarge("too much that says nothing")
-        self._count(EVENTS_A_READ)
+        self._count(EVENTS_A_READ + len(data) // BYTES_AN_EVENT)
         self._protocol.receive_data(data)
         self._dry = False
 

@@ -202,23 +202,40 @@ class _Looks:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._under_way: dict[Hashable, threading.Event] = {}
+        self._under_way: dict[Hashable, _Look] = {}
 
     @contextmanager
     def one(self, subject: Hashable) -> Iterator[None]:
-        """Let who comes first go on; let others wait until it has looked, and then go on too."""
-        mine = threading.Event()
+        """Let who comes first go on; let others wait until it has looked, and then go on too.
+
+        Raises:
+            ChatportError: Why the first could not look. Who waited for it has waited long enough.
+        """
+        mine = _Look()
         with self._lock:
             first = self._under_way.setdefault(subject, mine)
         if first is not mine:
-            first.wait()
+            first.over.wait()
+            if first.failure is not None:
+                raise first.failure.with_traceback(None)
             yield
             return
         try:
             yield
+        except ChatportError as error:
+            mine.failure = error
+            raise
         finally:
             del self._under_way[subject]
-            mine.set()
+            mine.over.set()
+
+
+class _Look:
+    """A look that is under way, and why it failed, if it did."""
+
+    def __init__(self) -> None:
+        self.over = threading.Event()
+        self.failure: ChatportError | None = None
 
 
 def _presented(authorization: str | None) -> PresentedKey | None:

@@ -2,9 +2,13 @@
 
 import json
 import logging
+import math
+import select
 import sys
 import time
 from datetime import UTC, datetime
+from types import TracebackType
+from typing import TextIO
 
 from flask import Request
 
@@ -31,9 +35,81 @@ class JSONFormatter(logging.Formatter):
         return json.dumps(line)
 
 
+PATIENCE_MILLISECONDS = 1_000
+"""For the reader of a log; meanwhile the whole process waits."""
+
+HURRY_SECONDS = 60.0
+"""After a reader that was waited for in vain, for none."""
+
+
+class HurriedHandler(logging.StreamHandler[TextIO]):
+    """Leaves lines out that nobody reads, so that a service does not stand still with its reader.
+
+    Once that one goes on, it is told how many lines were left out.
+    """
+
+    def __init__(self, stream: TextIO) -> None:
+        super().__init__(stream)
+        self._left_out = 0
+        self._hurried_until = -math.inf
+        self._room = _poll()
+        if self._room is not None:
+            self._room.register(stream, select.POLLOUT)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write the line, or count it."""
+        if not self._has_room():
+            self._left_out += 1
+            return
+        if self._left_out:
+            gap = logging.LogRecord(
+                __name__,
+                logging.WARNING,
+                __file__,
+                0,
+                "lines were left out: %s",
+                (self._left_out,),
+                None,
+            )
+            self._left_out = 0
+            super().emit(gap)
+        super().emit(record)
+
+    def _has_room(self) -> bool:
+        if self._room is None or self._room.poll(0):
+            return True
+        if time.monotonic() < self._hurried_until:
+            return False
+        if self._room.poll(PATIENCE_MILLISECONDS):
+            return True
+        self._hurried_until = time.monotonic() + HURRY_SECONDS
+        return False
+
+
+def _poll() -> "select.poll | None":
+    """Return what says whether a stream takes more; None where no system call does.
+
+    gevent's would let others run meanwhile, and must not be asked by its hub.
+    """
+    monkey = sys.modules.get("gevent.monkey")
+    made = monkey.get_original("select", "poll") if monkey else getattr(select, "poll", None)
+    return made() if made else None
+
+
+def log_unhandled(
+    _context: object,
+    kind: type[BaseException],
+    error: BaseException,
+    trace: TracebackType | None,
+) -> None:
+    """Write the line of a failure that nobody has handled, in place of a traceback."""
+    reason = error.strerror if isinstance(error, OSError) else kind.__name__
+    logger.error("failed outside of all requests: %s", reason, exc_info=(kind, error, trace))
+
+
 def configure_logging() -> None:
     """Send all logs of the process to standard error, as lines of JSON."""
-    handler = logging.StreamHandler(sys.stderr)
+    handler = HurriedHandler(sys.stderr)
     handler.setFormatter(JSONFormatter())
     logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
     for name in QUIET:

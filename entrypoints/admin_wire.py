@@ -15,6 +15,7 @@ from chatport.domain.callers import CALLER_NAME
 
 from .wire import (
     LARGEST_PAGE,
+    LONGEST_MODEL,
     MAX_DIGITS,
     STRICT,
     ClosedQuery,
@@ -91,7 +92,7 @@ CallerName = Annotated[
     str, Field(pattern=CALLER_NAME_PATTERN), _fits(CALLER_NAME_PATTERN, "caller_name")
 ]
 Model = Annotated[
-    str, Field(pattern=MODEL_PATTERN, max_length=200), _fits(MODEL_PATTERN, "model_name")
+    str, Field(pattern=MODEL_PATTERN, max_length=LONGEST_MODEL), _fits(MODEL_PATTERN, "model_name")
 ]
 Limits = TypeAliasType(
     "Limits",

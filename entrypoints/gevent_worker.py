@@ -14,7 +14,7 @@ from http import HTTPStatus
 from types import SimpleNamespace
 from typing import Any
 
-from gevent import GreenletExit, monkey, sleep
+from gevent import GreenletExit, get_hub, monkey, sleep
 from gevent.pool import Pool
 from gevent.server import StreamServer
 from gunicorn import util
@@ -25,6 +25,7 @@ from gunicorn.http import errors
 from gunicorn.workers.base_async import AsyncWorker
 from gunicorn.workers.ggevent import GeventWorker
 
+from .access_log import log_unhandled
 from .cli_exits import EXIT_FAILED
 from .client_deadlines import Client, WholeBody
 from .completion_api import PATH
@@ -107,6 +108,7 @@ class Worker(GeventWorker):  # type: ignore[misc]  # gunicorn has no types
         gunicorn's own `run` gives those that it kills a second, and goes by a clock that may be
         set.
         """
+        get_hub().print_exception = log_unhandled
         pool = Pool(self.worker_connections)
         servers = [self._serve(listener, pool) for listener in self.sockets]
         while self.alive:
@@ -226,10 +228,7 @@ class Master(Arbiter):  # type: ignore[misc]  # gunicorn has no types
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
     def murder_workers(self) -> None:
-        """Kill workers that hang; but give all a moment after a time in which nobody ran.
-
-        That is so where a container is paused: then no worker could give a sign of life either.
-        """
+        """Kill workers that hang; but give all a moment after a time in which they were paused."""
         now = time.monotonic()
         if now - self._looked_at > FROZEN_SECONDS:
             self._spares_until = now + FROZEN_SECONDS

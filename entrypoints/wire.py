@@ -18,6 +18,9 @@ from chatport.domain.text import is_storable
 from .faults import BadRequest
 
 LARGEST_PAGE = 200
+LONGEST_MODEL = 200
+"""What stays in the usage when all else is erased; the longest known names have some 100."""
+
 MAX_MESSAGES = 10_000
 """Of one request; OpenAI takes 2,048."""
 
@@ -187,7 +190,9 @@ class ChatCompletionBody(BaseModel):
 
     model_config = ConfigDict(**STRICT, extra="allow")
 
-    model: Annotated[Text, Field(min_length=1)] = Field(description="One of `GET /v1/models`.")
+    model: Annotated[Text, Field(min_length=1, max_length=LONGEST_MODEL)] = Field(
+        description="One of `GET /v1/models`."
+    )
     messages: Annotated[list[Message], FailFast(), BeforeValidator(_check_number)] = Field(
         min_length=1, description="The conversation, oldest first."
     )

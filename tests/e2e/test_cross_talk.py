@@ -23,7 +23,7 @@ REQUESTS = times(500, 20_000)
 LEAVES = 0.25
 """How many clients leave: before they have sent all, before an answer, or within it."""
 
-NONCE = re.compile(r"nonce-\d+-\d+")
+NONCE = re.compile(r"nonce-\d{2}-\d{5}")
 HEADERS = {"Content-Type": "application/json"}
 Serve = Callable[..., Any]
 
@@ -43,7 +43,7 @@ class Talk:
 
     def ask(self, turn: int) -> None:
         """Ask with a nonce of its own, and look whose nonce comes back."""
-        nonce = f"nonce-{self._number}-{turn}"
+        nonce = f"nonce-{self._number:02}-{turn:05}"
         path = V1 if self._random.random() < 0.4 else SEED
         stream = self._random.random() < 0.5
         body = {"user_id": f"user-{self._number}-{self._user}", "prompt": nonce, "stream": stream}

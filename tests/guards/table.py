@@ -1614,9 +1614,33 @@ HOSTILE = (
     Guard(
         "all who use a key look it up at once",
         "domain/doorkeeper.py",
-        "            first.wait()\n",
+        "            first.over.wait()\n",
         "            pass\n",
         ("unit/test_doorkeeper.py::test_one_looks_a_key_up_for_all_who_use_it",),
+    ),
+    Guard(
+        "who has waited for a look in vain waits once more",
+        "domain/doorkeeper.py",
+        "            if first.failure is not None:\n",
+        "            if False:\n",
+        (
+            (
+                "unit/test_doorkeeper.py::test_where_the_first_cannot_look_the_others_do_not_wait_"
+                "for_the_same_once_more"
+            ),
+        ),
+    ),
+    Guard(
+        "a long answer holds up all others while it comes",
+        "adapters/upstream_connection.py",
+        "EVENTS_A_READ + len(data) // BYTES_AN_EVENT",
+        "EVENTS_A_READ",
+        (
+            (
+                "integration/test_upstream_transport.py::test_a_long_answer_leaves_others_a_turn_"
+                "after_each_of_its_reads"
+            ),
+        ),
     ),
     Guard(
         "a turn that is given away is none for those who have something to read",

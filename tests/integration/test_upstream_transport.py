@@ -330,6 +330,16 @@ def test_an_answer_byte_by_byte_leaves_others_a_turn_after_each_row_of_its_bytes
     assert turn.call_count >= 10_000 // 256
 
 
+def test_a_long_answer_leaves_others_a_turn_after_each_of_its_reads(
+    upstream: Upstream, mocker: MockerFixture
+) -> None:
+    upstream.plays(Answer(chunks(*[b"x" * 65_536] * 32)))
+    turn = mocker.spy(upstream_connection, "let_others_run")
+    with closing(UpstreamTransport(TransportLimits())) as transport:
+        assert len(read(transport, upstream)) == 32 * 65_536
+    assert turn.call_count >= 24
+
+
 def test_a_thousand_heads_may_come_before_an_answer_and_leave_others_their_turn(
     upstream: Upstream, mocker: MockerFixture
 ) -> None:

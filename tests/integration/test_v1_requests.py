@@ -189,6 +189,7 @@ REFUSED: dict[str, tuple[Any, int, str, str | None]] = {
     "no messages": ({"model": "m"}, 400, "invalid_field", "messages"),
     "empty messages": ({**ASKED, "messages": []}, 400, "invalid_field", "messages"),
     "a model of another type": ({**ASKED, "model": 5}, 400, "invalid_field", "model"),
+    "a model of 201 letters": ({**ASKED, "model": "m" * 201}, 400, "invalid_field", "model"),
     "messages of another type": ({**ASKED, "messages": "Hi"}, 400, "invalid_field", "messages"),
     "a message of another type": ({**ASKED, "messages": [1]}, 400, "invalid_field", "messages[0]"),
     "no role": ({**ASKED, "messages": [{}]}, 400, "invalid_field", "messages[0].role"),

@@ -480,7 +480,7 @@ def test_one_looks_whether_there_is_a_caller_for_all(
     assert store.asked.count("is_empty") == 1
 
 
-def test_where_the_first_finds_nothing_the_others_look_for_themselves(
+def test_where_the_first_cannot_look_the_others_do_not_wait_for_the_same_once_more(
     door: Doorkeeper,
     store: WatchedKeys,
     keys: Keys,
@@ -490,8 +490,20 @@ def test_where_the_first_finds_nothing_the_others_look_for_themselves(
     key = keys.create(SHOP)
     door.authenticate(bearer(key), HERE)
     clock.sleep(doorkeeper.REMEMBERED_SECONDS)
+    store.asked.clear()
     store.fault = StorageBusy()
     assert all_at_once(key) == ["storage_busy"] * 10
+    assert store.asked == ["key"]
+    store.fault = None
+    assert door.authenticate(bearer(key), HERE) == SHOP
+
+
+def test_where_the_first_finds_nothing_the_others_look_for_themselves(
+    store: WatchedKeys, keys: Keys, all_at_once: Callable[[str], list[Caller | str]]
+) -> None:
+    keys.create(SHOP)
+    assert all_at_once(f"cp_00000000000000ff_{SECRET}") == ["invalid_api_key"] * 10
+    assert store.asked.count("key") == 10
 
 
 def test_the_memory_is_touched_under_its_lock_only(door: Doorkeeper, keys: Keys) -> None:
