@@ -1,19 +1,23 @@
-"""Reading the answers of OpenAI's protocol: what a completion, a chunk and a model list say."""
+"""Reading the answers of OpenAI's protocol: what a completion and a chunk say."""
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
+from dataclasses import replace
 from functools import reduce
 from typing import Any
 
 from chatport.domain.errors import UpstreamError, UpstreamInvalidResponse, UpstreamTruncated
+from chatport.domain.history import estimated_tokens
 from chatport.domain.model import Completion, Delta, Usage
-from chatport.domain.models import ModelCard
 
 from .provider_usage import Counts
 from .said_sizes import said_bytes_of
 
 CUT_SHORT = ("length", "content_filter")
 """With these reasons nothing at all is an answer: all tokens went into thinking, or a filter."""
+
+BROKEN_OFF = ("error", "abort", "insufficient_system_resource")
+"""With these reasons an answer is not whole: OpenRouter's, vLLM's and DeepSeek's."""
 
 MAX_MEMBERS = 1_000
 """Of a chunk; OpenAI's have ten. To take `usage` out of a million of them took 10 s."""
@@ -43,7 +47,7 @@ def completion(
         UpstreamError: A choice says what went wrong.
         UpstreamInvalidResponse: It is none.
     """
-    answer = _parsed(data)
+    answer = parsed(data)
     is_whole = isinstance(answer, dict) and not answer.get("error")  # some send what there is of it
     choice = _first_choice(answer) if is_whole else None
     is_failed = is_whole and _is_failed(answer.get("choices"))
@@ -58,7 +62,7 @@ def completion(
         kind = UpstreamError if is_failed else UpstreamInvalidResponse
         error = kind(upstream_status=status, upstream_request_id=request_id)
         error.may_be_billed = True
-        error.usage = _counted(answer, len(data))[0] if isinstance(answer, dict) else None
+        error.usage = _used(answer, len(data)) if isinstance(answer, dict) else None
         error.upstream_said = data.decode("utf-8", "replace")
         raise error
     usage, said_bytes = _counted(answer, len(data))
@@ -78,21 +82,13 @@ def _counted(answer: dict[str, Any], text_bytes: int) -> tuple[Usage | None, int
     return Counts().take(answer.get("usage"), said_bytes)
 
 
-def model_cards(data: bytes) -> Sequence[ModelCard]:
-    """Translate a list of models.
-
-    Raises:
-        UpstreamInvalidResponse: It is none.
-    """
-    answer = _parsed(data)
-    models = answer.get("data") if isinstance(answer, dict) else None
-    if not isinstance(models, list):
-        raise UpstreamInvalidResponse(upstream_status=200)
-    return [
-        ModelCard(id=model["id"], facts=model)
-        for model in models
-        if isinstance(model, dict) and isinstance(model.get("id"), str) and _can_be_told(model)
-    ]
+def _used(answer: dict[str, Any], text_bytes: int) -> Usage | None:
+    """Return what is counted of an answer of no use, and what is not, by its size."""
+    usage, said_bytes = _counted(answer, text_bytes)
+    if usage is None or not said_bytes:
+        return usage
+    counted = usage.completion_tokens + estimated_tokens(said_bytes)
+    return replace(usage, completion_tokens=counted, estimated=True)
 
 
 class StreamedAnswer:
@@ -202,7 +198,8 @@ def _index(choice: dict[str, Any]) -> str:
 
     As text: numbers can be chosen so that a set takes the square of how many there are.
     """
-    return str(choice.get("index") or 0)
+    index = choice.get("index")
+    return str(index) if index and isinstance(index, int | float | str) else "0"
 
 
 def _is_too_large(chunk: dict[str, Any]) -> bool:
@@ -222,7 +219,9 @@ def _is_error(chunk: dict[str, Any]) -> bool:
 def _is_failed(choices: object) -> bool:
     """Return whether a choice says what went wrong, as OpenRouter's do."""
     return isinstance(choices, list) and any(
-        isinstance(choice, dict) and choice.get("error") for choice in choices
+        isinstance(choice, dict)
+        and (choice.get("error") or choice.get("finish_reason") in BROKEN_OFF)
+        for choice in choices
     )
 
 
@@ -239,20 +238,12 @@ def _together(deltas: list[Delta]) -> Delta:
     )
 
 
-def _parsed(data: bytes) -> Any:
+def parsed(data: bytes) -> Any:
     """Return what the JSON says; None, which is no answer either, if it is not JSON in UTF-8."""
     try:
         return json.loads(data.decode())
     except (ValueError, RecursionError):
         return None
-
-
-def _can_be_told(facts: dict[str, Any]) -> bool:
-    """Return whether the facts are JSON; Python reads a little more, such as NaN."""
-    try:
-        return bool(json.dumps(facts, allow_nan=False, ensure_ascii=False).encode())
-    except ValueError:  # UnicodeEncodeError is one too
-        return False
 
 
 def _choice_of(chunk: dict[str, Any]) -> dict[str, Any] | None:

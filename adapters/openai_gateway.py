@@ -20,7 +20,8 @@ from chatport.domain.model import Completion, CompletionRequest, Delta
 from chatport.domain.models import ModelCard
 from chatport.domain.ports import LLMGateway
 
-from .openai_answers import StreamedAnswer, completion, model_cards
+from .openai_answers import StreamedAnswer, completion
+from .openai_models import model_cards
 from .sse import SSEDecoder
 from .upstream_connection import STILL_WANTED, WITHIN_SECONDS, TransportLimits
 from .upstream_faults import translated

@@ -63,9 +63,16 @@ BY_CODE: Mapping[str, type[ChatportError]] = {
     "billing_hard_limit_reached": UpstreamQuotaExhausted,
     "billing_not_active": UpstreamQuotaExhausted,
     "Arrearage": UpstreamQuotaExhausted,
+    "exceeded_current_quota_error": UpstreamQuotaExhausted,
+    "AccessDenied.Unpurchased": UpstreamModelUnavailable,
+    "Model.AccessDenied": UpstreamModelUnavailable,
+    "model_permission_blocked_org": UpstreamModelUnavailable,
+    "model_permission_blocked_project": UpstreamModelUnavailable,
+    "no_access": UpstreamModelUnavailable,
 }
-"""Machine codes that say more than the status: OpenAI's (platform.openai.com, "Error codes"), and
-DashScope's for an account in debt."""
+"""Machine codes, and types, that say more than the status: OpenAI's (platform.openai.com, "Error
+codes"); DashScope's and Moonshot's for an account without credit; those of DashScope, Groq and
+GitHub for a model that an account may not use, which is the mistake of who has named it."""
 
 BY_WORDS: Mapping[int, Mapping[str, type[ChatportError]]] = {
     400: {
@@ -93,9 +100,13 @@ BY_MESSAGE: Mapping[str, type[ChatportError]] = {
 closes the way for all, so no words of a client that a provider may quote must make it one of them.
 """
 
-NO_CREDIT = r"([\w.]+(: | - ))*you exceeded your current quota, please check your plan\b.*"
+NO_CREDIT = (
+    r"([\w.]+(: | - ))*you exceeded your current quota, please check your plan\b.*"
+    r"|your team \S+ has either used all available credits or reached its monthly spending\b.*"
+)
 SOON_AGAIN = ("retry in", "resource_exhausted")
-"""Of a 429. Gemini says of each limit, also of one for a minute, that the quota is exceeded."""
+"""Of a 429: OpenAI's and xAI's. Gemini says of each limit, also of one for a minute, that the quota
+is exceeded."""
 
 BY_STATUS: Mapping[int, type[ChatportError]] = {
     401: UpstreamAuthFailed,
@@ -173,7 +184,8 @@ def translate(error: Exception) -> ChatportError:
 def _from_status(error: openai.APIStatusError) -> ChatportError:
     status = error.status_code
     kind = BY_STATUS.get(status, UpstreamError if status >= 500 else UpstreamRejected)  # noqa: PLR2004  # RFC 9110: server errors
-    kind = BY_CODE.get(error.code or "", _by_words(error) or kind)
+    codes = (BY_CODE.get(str(word)) for word in (error.code, error.type))
+    kind = next(filter(None, codes), _by_words(error) or kind)
     level = logging.ERROR if kind in FOR_OPERATORS else logging.WARNING
     logger.log(level, "upstream fault %s: HTTP status %s", kind.code, status)
     fault = kind(upstream_status=status, upstream_request_id=error.request_id)

@@ -110,6 +110,8 @@ def words_of(body: bytes) -> dict[str, Any]:
     said = answer.get("error", answer) if isinstance(answer, dict) else {}
     if not isinstance(said, dict):
         return {"message": said}  # Ollama, TGI
+    if isinstance(said.get("message"), dict):  # Mistral
+        said = {**said, "message": None, **said["message"]}
     detail = said.get("detail")  # FastAPI
     if isinstance(detail, list):
         detail = "; ".join(_problem(each) for each in detail if isinstance(each, dict))

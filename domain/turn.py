@@ -272,7 +272,8 @@ class Turn:
         """Return what has arrived; of what may be billed unseen, the most; or else nothing."""
         usage = partial.usage or error.usage
         counted = usage.completion_tokens if usage else 0
-        said = reply or partial.said_bytes or (counted and not partial.is_head)
+        is_whole = error.usage is not None and error.usage.prompt_tokens > 0
+        said = reply or partial.said_bytes or is_whole or (counted and not partial.is_head)
         if not said and (error.may_be_billed or state is State.INTERRUPTED):
             most = self._estimate.most()
             longest = max(most.completion_tokens, counted)

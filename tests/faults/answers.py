@@ -219,6 +219,16 @@ ODD = (
         failed("upstream_error", 200),
         ERROR[1],
     ),
+    *(
+        halves(
+            f"breaks off, with {reason!r} as its reason",
+            json_http("200 OK", completion(finish_reason=reason)),
+            chunks(HEL, finished(reason), DONE),
+            failed("upstream_error", 200),
+            ERROR[1],
+        )
+        for reason in ("error", "abort", "insufficient_system_resource")
+    ),
     _odd(
         "says in another form what went wrong",
         {"detail": QUOTED, "choices": []},

@@ -232,6 +232,21 @@ def test_what_is_counted_of_an_answer_that_is_of_no_use_is_used(
     assert wire.stored().usage == Usage(prompt_tokens=20_000, completion_tokens=30_000)
 
 
+@pytest.mark.parametrize(
+    ("answer", "words", "estimated"),
+    [({"choices": []}, 0, False), (completion(finish_reason=None), 2, True)],
+    ids=["nothing", "a text"],
+)
+def test_of_an_answer_of_no_use_without_a_count_of_its_words_their_size_counts(
+    answer: dict[str, Any], words: int, estimated: bool, wire: Wire, upstream: Upstream
+) -> None:
+    usage = {"prompt_tokens": 10, "completion_tokens": 0, "total_tokens": 10}
+    upstream.plays(Answer(json_http("200 OK", {**answer, "usage": usage})))
+    assert wire.ask({**ASKED, "max_completion_tokens": 100_000}).status_code == 502
+    used = Usage(prompt_tokens=10, completion_tokens=words, estimated=estimated)
+    assert wire.stored().usage == used
+
+
 def test_five_answers_use_one_connection(wire: Wire, upstream: Upstream) -> None:
     upstream.plays(Answer(json_http("200 OK", completion())))
     assert [wire.ask().status_code for _ in range(5)] == [200] * 5

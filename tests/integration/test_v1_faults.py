@@ -231,6 +231,11 @@ WORDS: dict[str, Any] = {
     },
     "an error that is a text, as Ollama's": {"error": "Field required"},
     "an error in a list, as Gemini's": [{"error": {"code": 422, "message": "Field required"}}],
+    "details within a message, as Mistral's": {
+        "object": "error",
+        "message": {"detail": [{"loc": ["body"], "msg": "Field required", "type": "missing"}]},
+        "type": "invalid_request_error",
+    },
 }
 
 
@@ -406,6 +411,36 @@ BY_WORDS: dict[str, tuple[str, Any, str]] = {
         "403 Forbidden",
         {"message": "Project `x` does not have access to model `y`", "code": "model_not_found"},
         "upstream_model_unavailable",
+    ),
+    "DashScope's model that an account has not bought": (
+        "403 Forbidden",
+        {"message": "Access to model denied.", "code": "AccessDenied.Unpurchased"},
+        "upstream_model_unavailable",
+    ),
+    "Groq's model that an organization has blocked": (
+        "403 Forbidden",
+        {"message": "The model is blocked", "code": "model_permission_blocked_org"},
+        "upstream_model_unavailable",
+    ),
+    "GitHub's model that an account may not use": (
+        "403 Forbidden",
+        {"message": "No access to model: x", "code": "no_access"},
+        "upstream_model_unavailable",
+    ),
+    "Moonshot's empty account": (
+        "429 Too Many Requests",
+        {"message": "Please recharge your account", "type": "exceeded_current_quota_error"},
+        "upstream_quota_exhausted",
+    ),
+    "xAI's empty account": (
+        "429 Too Many Requests",
+        "Your team 0c1d has either used all available credits or reached its monthly spending.",
+        "upstream_quota_exhausted",
+    ),
+    "a code that is a list": (
+        "429 Too Many Requests",
+        {"message": "Slow down", "code": ["insufficient_quota"], "type": {}},
+        "upstream_rate_limited",
     ),
     "OpenRouter's filter": (
         "403 Forbidden",

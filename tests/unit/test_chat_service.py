@@ -391,7 +391,7 @@ def test_a_refusal_that_cannot_be_counted_is_still_a_refusal(make_service: MakeS
     [
         (None, Usage(prompt_tokens=2, completion_tokens=4_096, estimated=True)),
         ((0, 0), Usage(prompt_tokens=2, completion_tokens=4_096, estimated=True)),
-        ((20, 0), Usage(prompt_tokens=20, completion_tokens=4_096, estimated=True)),
+        ((20, 0), Usage(prompt_tokens=20, completion_tokens=0)),
         ((20, 7), Usage(prompt_tokens=20, completion_tokens=7)),
         ((20, 30_000), Usage(prompt_tokens=20, completion_tokens=30_000)),
         ((0, 30_000), Usage(prompt_tokens=2, completion_tokens=30_000, estimated=True)),

@@ -267,7 +267,9 @@ def test_indexes_that_collide_are_not_compared_with_each_other(
         answer.end()
 
 
-@pytest.mark.parametrize("index", [{"index": 0}, {"index": None}, {"index": 0.0}, {}])
+@pytest.mark.parametrize(
+    "index", [{"index": 0}, {"index": None}, {"index": 0.0}, {"index": [1e9] * 9}, {}]
+)
 def test_a_choice_without_a_number_is_the_first(index: dict[str, Any]) -> None:
     answer = StreamedAnswer(relayed=False)
     told = ""
