@@ -21,10 +21,10 @@ from .model import (
 from .models import ModelCard, ModelCatalog
 from .ports import Clock, ConversationStore, LimitCounter, LLMGateway, NewId, PriceList
 from .relay import Once, Relay, RequestText
+from .reply import Reply
 from .rules import Budget, InFlight, Limit, Period, Unit
 from .spending import Claim
 from .stream import ChatStream
-from .turn import Reply
 from .upstreams import Upstream, Upstreams
 
 __all__ = [

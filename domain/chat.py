@@ -17,9 +17,10 @@ from .model import ChatRequest, CompletionRequest, Exchange, Message, always, ch
 from .models import ModelCatalog
 from .ports import Clock, ConversationStore, LLMGateway, NewId, PriceList
 from .repeats import Repeats, attempts_of, error_of
+from .reply import Reply, reply_again
 from .retention import Retention
 from .stream import ChatStream, LiveStream, RepeatedStream
-from .turn import Reply, Turn, reply_again
+from .turn import Turn
 
 MAX_PROMPT_BYTES = 100_000
 """About 25,000 tokens: a long document. What is longer is more often a mistake."""

@@ -8,7 +8,8 @@ from .allowance import Allowance
 from .errors import ChatportError, UpstreamTruncated
 from .model import Completion, Delta, Exchange, Usage
 from .repeats import error_of
-from .turn import Partial, Reply, Turn, reply_again
+from .reply import Reply, reply_again
+from .turn import Partial, Turn
 
 HEARTBEAT = Delta()
 

@@ -6,48 +6,15 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
 from .admission import Admission
-from .allowance import Allowance
 from .errors import CallerGone, ChatportError, ExchangeLost
 from .history import estimated_tokens
 from .model import Completion, CompletionRequest, Exchange, State, Usage
 from .ports import Clock, ConversationStore
+from .reply import Reply
 from .text import storable
 
 MAX_LABEL = 128
 """Characters. OpenAI's request ids have 36, its finish reasons up to 14."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Reply:
-    """What the user gets.
-
-    Attributes:
-        answer: The provider's own answer, if the request was passed on as it was.
-        allowances: What is left of each limit.
-        replayed: This answer was given before; nothing was called or consumed.
-    """
-
-    exchange_id: str
-    user_id: str
-    text: str
-    finish_reason: str
-    usage: Usage
-    answer: bytes = b""
-    allowances: Sequence[Allowance] = ()
-    replayed: bool = False
-
-
-def reply_again(earlier: Exchange) -> Reply:
-    """Return the answer of an exchange that was completed before."""
-    return Reply(
-        exchange_id=earlier.id,
-        user_id=earlier.user_id,
-        text=earlier.reply,
-        finish_reason=earlier.finish_reason or "",
-        usage=earlier.usage or Usage(prompt_tokens=0, completion_tokens=0, estimated=True),
-        answer=b"".join(earlier.answer),
-        replayed=True,
-    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,8 +11,8 @@ from chatport.adapters import Script, ScriptedGateway
 from chatport.domain.errors import UpstreamDisconnected
 from chatport.domain.model import ChatRequest, Delta, Usage
 from chatport.domain.relay import Relay, RequestText
+from chatport.domain.reply import Reply
 from chatport.domain.stream import ChatStream
-from chatport.domain.turn import Reply
 from chatport.entrypoints import sse
 from chatport.entrypoints.access_log import AccessLine
 from chatport.entrypoints.openai_stream import chunk, error_event, events
