@@ -206,10 +206,19 @@ class Turn:
         except Exception:  # a defect of the store, whatever it is; it goes on from here
             self._store.finish(self._defect(finished_at))
             raise
-        except BaseException:  # interrupted while it was written: once more, then it may end
+        except BaseException as end:  # interrupted while it was written: once more
             with suppress(ChatportError):
                 self._store.finish(closed)
-            raise
+            if isinstance(end, KeyboardInterrupt | SystemExit) or not self._is_kept():
+                end.exchange_id = self.exchange_id  # type: ignore[attr-defined]  # as in `fail`
+                raise
+
+    def _is_kept(self) -> bool:
+        """Return whether there is a whole answer in the log: whoever asked for it must hear it."""
+        with suppress(ChatportError):
+            kept = self._store.find(self.exchange_id)
+            return kept is not None and kept.state is State.COMPLETED
+        return False
 
     def _defect(self, finished_at: datetime) -> Exchange:
         """Return the exchange without whatever a store could not write: it must not stay open."""

@@ -318,17 +318,23 @@ def test_a_defect_of_a_store_does_not_leave_the_exchange_open(make_service: Make
     assert (log(choosy)[0].state, log(choosy)[0].error_code) == (State.FAILED, "internal_error")
 
 
+class Stop(BaseException):
+    """What a server ends a request with, as gevent's GreenletExit."""
+
+    exchange_id = ""
+
+
 class InterruptedStore(MemoryStore):
     """A store whose user presses Ctrl-C once it has written, or before."""
 
-    def __init__(self, *, at: str, before: bool) -> None:
+    def __init__(self, *, at: str, before: bool, end: type[BaseException]) -> None:
         super().__init__()
-        self._at, self._before = at, before
+        self._at, self._before, self._end = at, before, end
 
     def _interrupt(self, at: str, *, before: bool) -> None:
         if (at, before) == (self._at, self._before):
             self._at = ""
-            raise KeyboardInterrupt
+            raise self._end
 
     def begin(self, exchange: Exchange, bounds: HistoryBounds, claim: Claim = NO_CLAIM) -> Any:
         self._interrupt("begin", before=True)
@@ -354,12 +360,42 @@ class InterruptedStore(MemoryStore):
 def test_an_interrupt_while_the_store_writes_leaves_nothing_open(
     make_service: MakeService, at: str, states: list[State], *, before: bool
 ) -> None:
-    interrupted = InterruptedStore(at=at, before=before)
+    interrupted = InterruptedStore(at=at, before=before, end=KeyboardInterrupt)
     service = make_service(ScriptedGateway("one"), store=interrupted)
     with pytest.raises(KeyboardInterrupt):
         ask(service)
     assert [exchange.state for exchange in log(interrupted)] == states
     assert ask(service, "again") == "one"
+
+
+@pytest.mark.parametrize("before", [True, False])
+def test_a_stop_while_the_answer_is_written_takes_it_from_nobody(
+    make_service: MakeService, *, before: bool
+) -> None:
+    interrupted = InterruptedStore(at="finish", before=before, end=Stop)
+    assert ask(make_service(ScriptedGateway("one"), store=interrupted)) == "one"
+    assert [exchange.state for exchange in log(interrupted)] == [State.COMPLETED]
+
+
+@pytest.mark.parametrize("before", [True, False])
+def test_a_stop_while_the_end_of_a_stream_is_written_lets_it_end_well(
+    make_service: MakeService, *, before: bool
+) -> None:
+    interrupted = InterruptedStore(at="finish", before=before, end=Stop)
+    stream = make_service(ScriptedGateway("one"), store=interrupted).stream(ChatRequest(prompt="?"))
+    assert "".join(stream) == "one"
+    assert [exchange.state for exchange in log(interrupted)] == [State.COMPLETED]
+
+
+def test_a_stop_while_an_answer_cannot_be_written_is_told_with_its_exchange(
+    make_service: MakeService,
+) -> None:
+    interrupted = InterruptedStore(at="finish", before=True, end=Stop)
+    service = make_service(ScriptedGateway("one"), store=interrupted)
+    interrupted.find = lambda *_: None  # type: ignore[method-assign]  # it is erased meanwhile
+    with pytest.raises(Stop) as stopped:
+        ask(service)
+    assert stopped.value.exchange_id == log(interrupted)[0].id
 
 
 class TroubledStore(MemoryStore):
