@@ -82,7 +82,10 @@ BY_WORDS: Mapping[int, Mapping[str, type[ChatportError]]] = {
         "content management policy": ContentFiltered,
         "exceeds the maximum number of tokens": ContextLengthExceeded,
     },
-    402: dict.fromkeys(("fewer max_tokens", "tokens limit exceeded"), UpstreamRejected),
+    402: {
+        "can only afford 0.": UpstreamQuotaExhausted,
+        **dict.fromkeys(("fewer max_tokens", "tokens limit exceeded"), UpstreamRejected),
+    },
     403: {"requires moderation": ContentFiltered},
 }
 """Gateways such as LiteLLM send the status as the code, and say the rest in words only; the last

@@ -28,7 +28,7 @@ KEY_SIGNS = "_-.*+/=\\%"
 """In keys, beside letters and digits, however they are written."""
 
 CODED = re.compile(
-    r"(?:\\u|%u|\\U0000|U\+)00([0-9a-f]{2})|\\[ux]\{0*([0-9a-f]{2})\}|[%=]([0-9a-f]{2})"
+    r"(?:\\U0000|\\u|%u|U\+)00([0-9a-f]{2})|\\[ux]\{0*([0-9a-f]{2})\}|[%=]([0-9a-f]{2})"
     r"|\\(?:x|0{0,4}(?=[0-9a-f]{2}\s))([0-9a-f]{2})|\\([0-7]{3})",
     re.IGNORECASE,
 )

@@ -5,10 +5,11 @@ import ipaddress
 import re
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Hashable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Hashable
+from contextlib import suppress
 from datetime import datetime
-from typing import NamedTuple
+from functools import partial
+from typing import Generic, NamedTuple, TypeVar
 
 from .admin_ports import KeyStore
 from .allowance import Charge
@@ -41,8 +42,7 @@ IPV6_SITE_BITS = 64
 
 LONGEST_ADDRESS = 64
 
-CALLERS = "callers"
-"""What one look is about: whether there is any. All others are about a key."""
+T = TypeVar("T")
 
 
 class Doorkeeper:
@@ -77,7 +77,8 @@ class Doorkeeper:
         self._refused = refused
         self._open_until = 0.0
         self._admissions = _Admissions()
-        self._looks = _Looks()
+        self._looks: _Looks[Caller | None] = _Looks()
+        self._open_looks: _Looks[bool] = _Looks()
 
     def authenticate(self, authorization: str | None, address: str) -> Caller:
         """Return who is asking.
@@ -105,23 +106,23 @@ class Doorkeeper:
         """Return whether there is no caller yet, and that is as it should be."""
         if not self._open_without_keys:
             return False
-        now = self._clock.monotonic()
-        if now < self._open_until:
+        if self._clock.monotonic() < self._open_until:
             return True
-        with self._looks.one(CALLERS):
-            if not self._open_without_keys or now < self._open_until:
-                return self._open_without_keys
-            # Once there is a caller there always is one, since none is ever deleted.
-            self._open_without_keys = self._keys.is_empty()
-            self._open_until = now + REMEMBERED_SECONDS
-            return self._open_without_keys
+        return self._open_looks.one(None, self._is_still_open)
+
+    def _is_still_open(self) -> bool:
+        began = self._clock.monotonic()
+        # Once there is a caller there always is one, since none is ever deleted.
+        self._open_without_keys = self._keys.is_empty()
+        self._open_until = began + REMEMBERED_SECONDS
+        return self._open_without_keys
 
     def _caller(self, presented: PresentedKey) -> Caller | None:
-        caller = self._remembered(presented)
-        if caller is not None:
-            return caller
-        with self._looks.one(presented):
-            return self._remembered(presented) or self._look_up(presented)
+        look = partial(self._look_again, presented)
+        return self._remembered(presented) or self._looks.one(presented, look)
+
+    def _look_again(self, presented: PresentedKey) -> Caller | None:
+        return self._remembered(presented) or self._look_up(presented)
 
     def _remembered(self, presented: PresentedKey) -> Caller | None:
         admission = self._admissions.find(presented, self._clock.monotonic())
@@ -193,7 +194,7 @@ class _Admissions:
                 self._by_key.popitem(last=False)
 
 
-class _Looks:
+class _Looks(Generic[T]):
     """Lets one look for the others who want to know the same.
 
     Without, all who use a key look it up at once when it is forgotten: under load each waits for
@@ -202,39 +203,42 @@ class _Looks:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._under_way: dict[Hashable, _Look] = {}
+        self._under_way: dict[Hashable, _Look[T]] = {}
 
-    @contextmanager
-    def one(self, subject: Hashable) -> Iterator[None]:
-        """Let who comes first go on; let others wait until it has looked, and then go on too.
+    def one(self, subject: Hashable, look: Callable[[], T]) -> T:
+        """Return what `look` finds, or what another finds who is looking already.
 
         Raises:
-            ChatportError: Why the first could not look. Who waited for it has waited long enough.
+            ChatportError: Why whoever looked could not: who waited for it has waited long enough.
         """
-        mine = _Look()
-        with self._lock:
-            first = self._under_way.setdefault(subject, mine)
-        if first is not mine:
+        while True:
+            mine = _Look[T]()
+            with self._lock:
+                first = self._under_way.setdefault(subject, mine)
+            if first is mine:
+                break
             first.over.wait()
             if first.failure is not None:
                 raise first.failure.with_traceback(None)
-            yield
-            return
+            for found in first.found:
+                return found
         try:
-            yield
+            mine.found = (look(),)
         except ChatportError as error:
             mine.failure = error
             raise
         finally:
             del self._under_way[subject]
             mine.over.set()
+        return mine.found[0]
 
 
-class _Look:
-    """A look that is under way, and why it failed, if it did."""
+class _Look(Generic[T]):
+    """A look; once it is over, what it found, or why it failed, or neither where it was killed."""
 
     def __init__(self) -> None:
         self.over = threading.Event()
+        self.found: tuple[T, ...] = ()
         self.failure: ChatportError | None = None
 
 

@@ -13,6 +13,7 @@ from .errors import (
     UpstreamAuthFailed,
     UpstreamError,
     UpstreamHungUp,
+    UpstreamModelUnavailable,
     UpstreamOverloaded,
     UpstreamQuotaExhausted,
     UpstreamRateLimited,
@@ -190,14 +191,10 @@ class Upstreams(LLMGateway):
         return _first(attempts.upstreams, others)
 
     def _wait_before_retry(self, error: UpstreamError, attempts: _Attempts) -> float | None:
-        """Return for how long to wait before asking the same provider again.
-
-        Returns:
-            None if nobody may be asked again; a negative number if only another provider may.
-        """
+        """Return the seconds to wait for the same provider; below 0 for another, None for none."""
         if error.may_be_billed or not attempts.request.still_wanted() or self._left(attempts) <= 0:
             return None
-        if isinstance(error, UpstreamAuthFailed | UpstreamQuotaExhausted):
+        if _is_of_account(error):
             return -1.0 if len(attempts.upstreams) > 1 else None
         told = error.retry_after_seconds if error.waits_as_told else None
         if told is not None and told > LONGEST_WAIT_SECONDS:
@@ -263,10 +260,17 @@ def _is_passing(error: UpstreamError) -> bool:
 def _note(error: BaseException, call: Call) -> None:
     """Tell the breaker how a call ended: a refusal of the request is an answer too."""
     status = error.upstream_status if isinstance(error, ChatportError) else None
-    if status is not None and status < SERVER_ERROR and not _is_ours(error):
+    is_answer = status is not None and status < SERVER_ERROR and not _is_ours(error)
+    if is_answer or isinstance(error, UpstreamModelUnavailable):  # some say it with 503
         call.succeeded()
     else:
         call.failed(error)
+
+
+def _is_of_account(error: UpstreamError) -> bool:
+    """Return whether another provider, where we have another account, may well answer."""
+    no_access = UpstreamAuthFailed | UpstreamQuotaExhausted | UpstreamModelUnavailable
+    return isinstance(error, no_access) or error.upstream_status == 402  # noqa: PLR2004  # RFC 9110: payment required
 
 
 def _is_ours(error: BaseException) -> bool:

@@ -169,8 +169,6 @@ class Worker(GeventWorker):  # type: ignore[misc]  # gunicorn has no types
             raise
         finally:
             del req.should_close  # it holds its request, which only a look for cycles would free
-        if not self.alive:
-            req.force_close()
         if not sock.answering:  # it was killed before it had an answer
             self.handle_error(req, sock, addr, GreenletExit())
             req.force_close()
@@ -178,6 +176,8 @@ class Worker(GeventWorker):  # type: ignore[misc]  # gunicorn has no types
             sock.linger()
             req.force_close()
         sock.await_next(begun=bool(req.unreader.buf.getvalue().strip(b"\r\n")))
+        if not self.alive:  # which it may have become in the turns of others
+            req.force_close()
 
     def handle_error(self, req: Any, client: Any, _addr: Any, exc: BaseException) -> None:
         """Answer a request that did not reach the application, or broke on its way out.

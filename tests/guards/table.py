@@ -1614,8 +1614,8 @@ HOSTILE = (
     Guard(
         "all who use a key look it up at once",
         "domain/doorkeeper.py",
-        "            first.over.wait()\n",
-        "            pass\n",
+        "            if first is mine:\n",
+        "            if True:\n",
         ("unit/test_doorkeeper.py::test_one_looks_a_key_up_for_all_who_use_it",),
     ),
     Guard(

@@ -452,6 +452,11 @@ BY_WORDS: dict[str, tuple[str, Any, str]] = {
         {"message": "This request requires more credits, or fewer max_tokens.", "code": 402},
         "upstream_rejected",
     ),
+    "OpenRouter's credit for no token": (
+        "402 Payment Required",
+        {"message": "Requires more credits, or fewer max_tokens. You can only afford 0. Pay."},
+        "upstream_quota_exhausted",
+    ),
     "OpenRouter's credit for a shorter prompt": (
         "402 Payment Required",
         {"message": "Prompt tokens limit exceeded: 64128 > 6964. To increase, pay.", "code": 402},

@@ -14,7 +14,10 @@ from gevent.pool import Pool
 from gunicorn.config import Config
 from gunicorn.http.message import Request
 
+from chatport.entrypoints import client_deadlines
 from chatport.entrypoints.gevent_worker import ACCEPTED_AT_ONCE, KILL_SECONDS, PlainLogger, Worker
+
+PATIENCE_SECONDS = 10
 
 
 class Late(Worker):
@@ -125,6 +128,23 @@ def test_nothing_of_a_request_waits_for_a_look_for_cycles() -> None:
         worker.handle(near, near, ("127.0.0.1", 1))
         assert answers.read().count(b"200 OK") == 2
     assert not [found for found in gc.get_objects() if type(found) is Request]
+
+
+def test_a_stop_in_the_turn_of_others_waits_for_no_next_request(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    worker = answering_worker()
+    worker.cfg.set("keepalive", 60)
+    monkeypatch.setattr(client_deadlines, "let_others_run", lambda: setattr(worker, "alive", False))
+    near, far = gevent.socket.socketpair()
+    with far:
+        far.settimeout(PATIENCE_SECONDS)
+        far.sendall(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+        spawn(worker.handle, near, near, ("127.0.0.1", 1))
+        answered = b""
+        while more := far.recv(65_536):
+            answered += more
+    assert answered.count(b"HTTP/1.1 200") == 1
 
 
 def test_who_has_an_answer_is_not_told_of_a_stop_as_well() -> None:

@@ -84,6 +84,9 @@ NOT_RETRIED = (
 )
 ELSEWHERE_ONLY = (
     UpstreamAuthFailed(upstream_status=401),
+    UpstreamModelUnavailable(upstream_status=403),
+    UpstreamModelUnavailable(upstream_status=503),
+    UpstreamRejected(upstream_status=402),
     UpstreamQuotaExhausted(upstream_status=429),
     UpstreamRateLimited(upstream_status=429, retry_after_seconds=1),
     told(UpstreamRateLimited(upstream_status=429), 5.1),
@@ -334,12 +337,18 @@ def test_the_probe_that_fails_is_not_tried_again(clock: FakeClock) -> None:
     assert len(gateway.calls) == 6
 
 
-def test_a_refusal_of_the_request_says_that_the_provider_is_well(clock: FakeClock) -> None:
-    gateway = failing(UpstreamRejected(upstream_status=400))
+@pytest.mark.parametrize(
+    "error", [UpstreamRejected(upstream_status=400), UpstreamModelUnavailable(upstream_status=503)]
+)
+def test_a_refusal_of_the_request_says_that_the_provider_is_well(
+    error: UpstreamError, clock: FakeClock
+) -> None:
+    gateway = failing(error)
     several = upstreams(clock, gateway)
     for _ in range(30):
-        with pytest.raises(UpstreamRejected):
+        with pytest.raises(type(error)):
             several.complete(REQUEST)
+    assert len(gateway.calls) == 30
 
 
 def test_a_client_that_leaves_a_probing_stream_lets_the_next_one_probe(clock: FakeClock) -> None:
