@@ -23,7 +23,8 @@ from chatport.domain.ports import LLMGateway
 from .openai_answers import StreamedAnswer, completion
 from .openai_models import model_cards
 from .sse import SSEDecoder
-from .upstream_connection import STILL_WANTED, WITHIN_SECONDS, TransportLimits
+from .transport_limits import TransportLimits
+from .upstream_connection import STILL_WANTED, WITHIN_SECONDS
 from .upstream_faults import translated
 from .upstream_transport import (
     BODY,

@@ -3,10 +3,11 @@
 The protocol itself is h11's work.
 """
 
+import math
+import re
 import ssl
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from typing import NoReturn
 
 import h11
@@ -15,6 +16,7 @@ import httpx2
 from chatport.domain.errors import CallerGone, CallerTooSlow
 
 from .dial import MOMENT, dialed
+from .transport_limits import TransportLimits
 from .turns import let_others_run
 
 READ_BYTES = 65_536
@@ -42,31 +44,17 @@ MAX_INTERIM_HEADS = 1_000
 SENT_AT_ONCE = 65_536
 """Bytes of a request that the provider must take before it counts as silent."""
 
+KEPT = re.compile(rb"\btimeout\s*=\s*(\d{1,9})\b", re.IGNORECASE)
+"""In a header `Keep-Alive`, as Node sends it: an idle connection is closed after these seconds."""
+
+WAY_SECONDS = 1.0
+"""Of them, for a request on its way: one that the close meets may have been billed."""
+
 NO_SESSION = ("CERTIFICATE", "UNKNOWN_CA", "ACCESS_DENIED")
 """In the names that OpenSSL gives to alerts after which no request has been read."""
 
 REFUSALS_FROM = 300
 """RFC 9110: from here on no status is a success; a redirect is not followed."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TransportLimits:
-    """Bounds of one call; durations in seconds.
-
-    Attributes:
-        total: From the call to the last byte of the answer.
-        silence: The longest wait for the next byte, also for the first.
-        heartbeat: After this much silence in a body, an empty piece is delivered.
-        idle: How long an unused connection is kept. Servers commonly close theirs after 60 s.
-        body_bytes: The largest answer.
-    """
-
-    total: float = 120.0
-    silence: float = 30.0
-    connect: float = 5.0
-    heartbeat: float = 5.0
-    idle: float = 30.0
-    body_bytes: int = 8_000_000
 
 
 class ResponseTooLarge(httpx2.RemoteProtocolError):
@@ -94,6 +82,7 @@ class Connection:
         self._answered = self._complete = self._dry = False
         self._events = self._arrived_bytes = 0
         self._unread = False
+        self._idle = limits.idle
         self._protocol = h11.Connection(h11.CLIENT, max_incomplete_event_size=MAX_HEADER_BYTES)
         _, host, port = origin
         left = self.deadline - time.monotonic()
@@ -145,6 +134,7 @@ class Connection:
                 raise CallerGone
         self._answered = True
         _check_encoding(event)
+        self._idle = min(self.limits.idle, _kept_seconds(event))
         return event
 
     def body(self) -> Iterator[bytes]:
@@ -193,7 +183,7 @@ class Connection:
 
     def alive(self) -> bool:
         """Return whether the idle connection can be used: nothing to read, not even its end."""
-        if time.monotonic() - self.used_at > self.limits.idle:
+        if time.monotonic() - self.used_at > self._idle:
             return False
         try:
             self._socket.settimeout(0.0)
@@ -290,6 +280,13 @@ def _is_refusal(error: OSError) -> bool:
     """Return whether a peer wants another certificate of us: with TLS 1.3 it says so only now."""
     reason = error.reason if isinstance(error, ssl.SSLError) else None
     return any(word in (reason or "") for word in NO_SESSION)
+
+
+def _kept_seconds(head: h11.Response) -> float:
+    """Return how long the provider keeps the connection for a request that has yet to reach it."""
+    values = (value for name, value in head.headers if name == b"keep-alive")
+    told = [int(found[1]) for value in values if (found := KEPT.search(value))]
+    return min(told, default=math.inf) - WAY_SECONDS
 
 
 def _check_encoding(head: h11.Response) -> None:

@@ -14,12 +14,12 @@ import httpx2
 
 from chatport.domain.errors import CallerTooSlow
 
+from .transport_limits import TransportLimits
 from .upstream_connection import (
     REFUSALS_FROM,
     STILL_WANTED,
     WITHIN_SECONDS,
     Connection,
-    TransportLimits,
 )
 
 ENCODING = b"content-encoding"

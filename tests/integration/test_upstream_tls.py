@@ -18,7 +18,7 @@ import pytest
 import trustme
 
 from chatport.adapters.tls_socket import TLSSocket
-from chatport.adapters.upstream_connection import TransportLimits
+from chatport.adapters.transport_limits import TransportLimits
 from chatport.adapters.upstream_transport import UpstreamTransport
 
 from .wire import EVENTS_HEAD, LAST_CHUNK, chunk, http

@@ -11,7 +11,8 @@ import pytest
 from pytest_mock import MockerFixture
 
 from chatport.adapters import upstream_connection
-from chatport.adapters.upstream_connection import STILL_WANTED, ResponseTooLarge, TransportLimits
+from chatport.adapters.transport_limits import TransportLimits
+from chatport.adapters.upstream_connection import STILL_WANTED, ResponseTooLarge
 from chatport.adapters.upstream_transport import (
     BODY,
     END_SECONDS,
@@ -152,6 +153,19 @@ def test_a_connection_that_was_idle_for_too_long_is_replaced(upstream: Upstream)
         assert [read(transport, upstream) for _ in range(2)] == [b"Hello", b"Hello"]
         assert upstream.sees_the_end_of(2, within=1.0)
     assert [received.connection for received in upstream.received] == [1, 2]
+
+
+@pytest.mark.parametrize(
+    ("told", "connections"),
+    [("timeout=1", [1, 2]), ("Timeout = 0, max=5", [1, 2]), ("timeout=5, max=100", [1, 1])],
+)
+def test_a_connection_that_the_provider_is_about_to_close_is_replaced(
+    told: str, connections: list[int], upstream: Upstream
+) -> None:
+    upstream.plays(Answer(http("200 OK", b"Hello", f"Keep-Alive: {told}")))
+    with closing(UpstreamTransport(TransportLimits())) as transport:
+        assert [read(transport, upstream) for _ in range(2)] == [b"Hello", b"Hello"]
+    assert [received.connection for received in upstream.received] == connections
 
 
 def test_an_answer_that_is_closed_unread_costs_its_connection(upstream: Upstream) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from chatport.adapters import MemoryStore, PeeweeStore
-from chatport.adapters.upstream_connection import TransportLimits
+from chatport.adapters.transport_limits import TransportLimits
 from chatport.domain.model import State, Usage
 
 from .faults import SOON
