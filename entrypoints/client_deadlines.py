@@ -54,13 +54,18 @@ class Client:
         connection: The socket, of which it is the owner from now on.
         idle_seconds: How long the connection may wait for its next request.
         clock: Seconds from any beginning, which never go back.
+        stopping: Says whether the server takes no new connections any more.
     """
 
     lingering = 0
     """How many are, in this process."""
 
     def __init__(
-        self, connection: Any, idle_seconds: float, clock: Callable[[], float] = time.monotonic
+        self,
+        connection: Any,
+        idle_seconds: float,
+        clock: Callable[[], float] = time.monotonic,
+        stopping: Callable[[], bool] = lambda: False,
     ) -> None:
         self._connection = connection
         self._idle_seconds = idle_seconds
@@ -69,6 +74,7 @@ class Client:
         self._silent = True
         self._is_reused = False
         self._reads = 0
+        self.stopping = stopping
         self.answering = False
         self.line = b""
         self._broken = False

@@ -1,4 +1,4 @@
-"""Whether the client is still there while there is nothing to send it."""
+"""What the connection of a request tells: whether its client is there, and its server stays."""
 
 import socket
 from collections.abc import Callable
@@ -7,6 +7,12 @@ from typing import Any
 from chatport.domain.model import always
 
 SERVER_SOCKET = "gunicorn.socket"
+
+
+def is_stopping(environ: dict[str, Any]) -> bool:
+    """Return whether the server of a request is about to stop; one that does not say so is not."""
+    connection = environ.get(SERVER_SOCKET)
+    return connection is not None and getattr(connection, "stopping", lambda: False)()
 
 
 def still_there(environ: dict[str, Any]) -> Callable[[], bool]:

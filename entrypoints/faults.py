@@ -16,6 +16,8 @@ from .strict_json import InvalidJSON
 
 logger = logging.getLogger(__name__)
 
+SHUTDOWN, STOPPING = "server_shutdown", "The server is stopping; ask again in a moment."
+
 STATUS: dict[type[ChatportError], int] = {
     errors.ChatportError: 500,
     errors.CallerError: 400,
@@ -144,7 +146,7 @@ def _of_edge(error: BaseException) -> Fault | None:
     if type(error).__module__ == "gunicorn.http.errors":  # a chunk that is none
         return _fault(400, "bad_request", "The request is not valid HTTP.")
     if not isinstance(error, Exception):
-        fault = _fault(503, "server_shutdown", "The server is stopping; ask again in a moment.")
+        fault = _fault(503, SHUTDOWN, STOPPING)
         if hasattr(error, "exchange_id"):  # the provider was called, and may bill it
             fault.headers["x-should-retry"] = "false"
         return fault

@@ -150,7 +150,8 @@ class Worker(GeventWorker):  # type: ignore[misc]  # gunicorn has no types
 
     def handle(self, listener: Any, client: Any, addr: Any) -> None:
         """Serve a connection whose other side must read and send in time."""
-        AsyncWorker.handle(self, listener, Client(client, self.cfg.keepalive), addr)
+        client = Client(client, self.cfg.keepalive, stopping=lambda: not self.alive)
+        AsyncWorker.handle(self, listener, client, addr)
 
     def handle_request(self, listener_name: Any, req: Any, sock: Any, addr: Any) -> None:
         """Answer a request, and close if what follows its answer cannot be the next one."""

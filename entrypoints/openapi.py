@@ -12,7 +12,7 @@ from pydantic.json_schema import GenerateJsonSchema, models_json_schema
 from chatport.domain.errors import ChatportError
 
 from .documented_headers import HEADERS, LIMIT_HEADERS, headers_of
-from .faults import STATUS
+from .faults import SHUTDOWN, STATUS, STOPPING
 from .free_form import free_form, opened
 from .route import Access, Route
 from .routes import ROUTES
@@ -57,7 +57,7 @@ QUERY: Codes = {
 CLOSED: Codes = {"unknown_field": "The body or the query has a field that the route does not know."}
 OPEN: Codes = {"forbidden_field": "The body has a field that chatport does not pass on."}
 
-STOPPING: Codes = {"server_shutdown": "The server is stopping; ask again in a moment."}
+STOPPED: Codes = {SHUTDOWN: STOPPING}
 
 PROVIDERS_WORD = "The provider's own code, for what is wrong in its protocol."
 
@@ -210,7 +210,7 @@ def _codes(route: Route) -> dict[int, Codes]:
     """Return what can go wrong, by status."""
     codes: dict[int, Codes] = {
         500: {ChatportError.code: ChatportError.message},
-        503: {**STOPPING},
+        503: {**STOPPED},
     }
     if route.body is not None:
         for status, of_body in BODY_CODES.items():

@@ -3,9 +3,12 @@
 from collections.abc import Callable
 from typing import Any
 
-from flask import Blueprint
+from flask import Blueprint, request
 
 from chatport.domain.errors import ChatportError
+
+from .client_presence import is_stopping
+from .faults import SHUTDOWN, STOPPING
 
 
 def blueprint(ready: Callable[[], dict[str, str]]) -> Blueprint:
@@ -18,6 +21,8 @@ def blueprint(ready: Callable[[], dict[str, str]]) -> Blueprint:
 
     @api.get("/readyz")
     def readyz() -> tuple[dict[str, Any], int]:
+        if is_stopping(request.environ):
+            return {"status": "not ready", "reason": STOPPING, "code": SHUTDOWN}, 503
         try:
             checks = ready()
         except ChatportError as error:

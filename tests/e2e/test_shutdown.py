@@ -54,6 +54,9 @@ main()
 UNLIMITED = {"CHATPORT_USER_LIMIT": "", "CHATPORT_TOTAL_LIMIT": ""}
 RESTARTS = times(1, 10)
 CLIENTS = 8
+PROBES = 100
+"""The first of them may come before the signal."""
+
 LOCKED_SECONDS = 3.5
 """Less than a commit waits for another's lock, and more than gunicorn gives whom it kills."""
 
@@ -155,6 +158,31 @@ def test_at_a_stop_an_answer_says_close_and_an_idle_connection_gets_none(
     service.process.send_signal(signal.SIGINT)
     assert waiting.getresponse().headers["Connection"] == "close"
     assert [idle.recv(1) for idle in (new, used.sock)] == [b"", b""]
+    assert service.process.wait(15) == 0
+
+
+def test_a_service_that_is_stopping_says_that_it_is_not_ready(
+    serve: Callable[..., Any], provider: Any, clients: ExitStack
+) -> None:
+    service = serve("--workers", "1", **UNLIMITED)
+    probes = [clients.enter_context(closing(service.connect())) for _ in range(PROBES)]
+    for probe in probes:
+        probe.request("GET", "/healthz")
+        assert probe.getresponse().read()
+    provider.gate.clear()
+    _, stream = begin(service, 0, clients)
+    service.process.send_signal(signal.SIGTERM)
+    for probe in probes:
+        probe.request("GET", "/readyz")
+        response = probe.getresponse()
+        told = json.loads(response.read())
+        if response.status != 200:
+            break
+    assert (response.status, told["code"]) == (503, "server_shutdown")
+    for probe in probes:
+        probe.close()
+    provider.gate.set()
+    assert b"event: done" in stream.read()
     assert service.process.wait(15) == 0
 
 
