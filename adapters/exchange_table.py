@@ -6,12 +6,14 @@ executed as compiled SQL: 10 us for a history instead of 116.
 
 import struct
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 import peewee
 
+from chatport.domain.history import PastTurn
 from chatport.domain.model import Exchange, State, Usage
 from chatport.domain.relay import RequestText
 
@@ -120,6 +122,10 @@ def to_row(exchange: Exchange) -> dict[str, Any]:
         "idempotency_key": exchange.idempotency_key,
         "request_hash": exchange.request_hash,
     }
+
+
+past_turn: Callable[[tuple[Any, ...]], PastTurn] = partial(tuple.__new__, PastTurn)
+"""Make a PastTurn of a row as it comes from SQLite, without a look at its length."""
 
 
 def to_exchange(row: Mapping[str, Any], request: RequestText | None = None) -> Exchange:

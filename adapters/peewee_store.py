@@ -88,7 +88,9 @@ class PeeweeStore(ConversationStore):
     ) -> Sequence[Exchange]:
         """Return a page of one user's exchanges, newest last."""
         query = LogQuery(caller=caller, user_id=user_id, before=before, limit=limit)
-        return self.search(query)[::-1]
+        with parsing():
+            rows = self._read(lambda file: file.log.search(query))
+            return [to_exchange(row) for row in rows][::-1]
 
     def find(self, exchange_id: str, caller: str | None = None) -> Exchange | None:
         """Return one exchange."""
@@ -98,7 +100,8 @@ class PeeweeStore(ConversationStore):
     def search(self, query: LogQuery) -> Sequence[Exchange]:
         """Return a page of the log, newest first."""
         with parsing():
-            return [to_exchange(row) for row in self._read(lambda file: file.log.search(query))]
+            rows = self.session.search(lambda file: file.archive.search(query))
+            return [to_exchange(row) for row in rows]
 
     def erase(self, caller: str, user_id: str | None) -> int:
         """Delete one user's exchanges, and their words from the index and the write-ahead log."""

@@ -55,14 +55,14 @@ class PeeweeUsage(UsageLog):
 
     def usage(self, query: UsageQuery) -> Sequence[UsageRow]:
         """Return what was used, added up."""
-        return self._session.read(
-            lambda file: [UsageRow(**row) for row in _usage(query).dicts().execute(file.reader)]
+        return self._session.search(
+            lambda file: [UsageRow(**row) for row in _usage(query).dicts().execute(file.searcher)]
         )
 
     def refusals(self, query: RefusalQuery) -> Sequence[Refusal]:
         """Return what was refused."""
-        return self._session.read(
-            lambda file: [_refusal(row) for row in _refusals(query).dicts().execute(file.reader)]
+        return self._session.search(
+            lambda file: [_refusal(row) for row in _refusals(query).dicts().execute(file.searcher)]
         )
 
 

@@ -1,9 +1,8 @@
 """One open SQLite file: its connections, its queries, and what each does in a transaction."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from datetime import datetime
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +14,13 @@ from chatport.domain.errors import (
     StorageUnavailable,
     TooManyInFlight,
 )
-from chatport.domain.history import History, HistoryBounds, PastTurn, newest_within
+from chatport.domain.history import History, HistoryBounds, newest_within
 from chatport.domain.model import INTERRUPTED, Exchange, State
 from chatport.domain.spending import Claim, Spend, spend_of
 
 from .exchange_queries import ATTEMPT, OPEN_TURN, UNTIDY, exchange_queries
 from .exchange_reader import ExchangeReader
-from .exchange_table import Compiled, ExchangeRow, timestamp, to_exchange, to_row
+from .exchange_table import Compiled, ExchangeRow, past_turn, timestamp, to_exchange, to_row
 from .file_condition import FileCondition
 from .group_commit import BUSY_SECONDS
 from .life_sign import LifeSign
@@ -47,12 +46,11 @@ ALL = peewee.SQL("*")
 
 Row = Mapping[str, Any]
 
-_past_turn: Callable[[tuple[Any, ...]], PastTurn] = partial(tuple.__new__, PastTurn)
-"""A row as it comes from SQLite, made a PastTurn without a look at its length."""
-
 
 class SqliteFile:
-    """Two connections: one that writes, and one that reads without waiting for the writer.
+    """Three connections: one writes, and two read without waiting for the writer.
+
+    One of them is for what operators look for, which may take seconds where no index answers.
 
     Opening it makes the file, or brings it to the current schema; `named` must lead to it, too.
 
@@ -65,23 +63,25 @@ class SqliteFile:
     def __init__(self, path: Path, condition: FileCondition, named: Path | None = None) -> None:
         make_place(path, condition)
         refuse_newer(path)
-        self.writer, self.reader = connection_to(path), connection_to(path)
+        self.writer, self.reader, self.searcher = (connection_to(path) for _ in range(3))
         try:
             migrate(self.writer, path)
-            self.reader.connect()  # now, so that both have the same file
+            for reader in (self.reader, self.searcher):
+                reader.connect()  # now, so that all have the same file
+                reader.timeout = BUSY_SECONDS  # it is used where waiting is allowed
             self.files = OpenFiles(path, condition, named)
         except BaseException:
             self._disconnect()
             raise
-        self.reader.timeout = BUSY_SECONDS  # it is used where waiting is allowed
         self.life_sign = LifeSign(path, random_id())
         self._queries = exchange_queries()
         self._texts = RequestTexts(self.writer)
         self._ledger = SqliteLedger(self.writer)
         self.log = ExchangeReader(self.reader, self.life_sign)
+        self.archive = ExchangeReader(self.searcher, self.life_sign)
 
     def close(self) -> None:
-        """Close both connections; what this process leaves open is interrupted."""
+        """Close all connections; what this process leaves open is interrupted."""
         try:
             self._interrupt_own()
             clean = True
@@ -92,7 +92,7 @@ class SqliteFile:
         self.life_sign.hide(clean=clean)
 
     def _disconnect(self) -> None:
-        for database in (self.reader, self.writer):
+        for database in (self.searcher, self.reader, self.writer):
             database.autoconnect = False  # whoever still uses it must not open it again
             database.close()
 
@@ -149,7 +149,7 @@ class SqliteFile:
         user = {"caller": exchange.caller, "user_id": exchange.user_id}
         past = self._run(self._queries.history, {**user, "turns": bounds.turns + 1})
         with parsing():
-            return newest_within(bounds, map(_past_turn, past))
+            return newest_within(bounds, map(past_turn, past))
 
     def _reserve(self, claim: Claim, exchange: Exchange, now: str) -> int:
         """Reserve; calls that nobody will finish are not in flight any more."""

@@ -22,7 +22,7 @@ T = TypeVar("T")
 
 
 class SqliteSession:
-    """Opens a file at first use, and takes turns on its two connections.
+    """Opens a file at first use, and takes turns on its connections.
 
     Nothing is opened before the first use, so that it may be made before a fork. Once SQLite
     finds damage, no process of the server writes any more, until the server is started anew.
@@ -38,7 +38,7 @@ class SqliteSession:
         self._offload = offload
         self._condition = FileCondition()
         self._opening = threading.Lock()
-        self._reading = threading.Lock()
+        self._reading, self._searching = threading.Lock(), threading.Lock()
         self._file: SqliteFile | None = None
         self._failed: tuple[float, Exception] = -math.inf, StorageUnavailable()
         self._ended = False
@@ -72,9 +72,16 @@ class SqliteSession:
 
     def read(self, work: Callable[[SqliteFile], T]) -> T:
         """Return the result of `work` on the reader, which sees what is committed."""
+        return self._read(work, self._reading)
+
+    def search(self, work: Callable[[SqliteFile], T]) -> T:
+        """Return the result of `work` on the searcher; others go on reading meanwhile."""
+        return self._read(work, self._searching)
+
+    def _read(self, work: Callable[[SqliteFile], T], turns: threading.Lock) -> T:
         file = self.opened()
         found: list[T] = []
-        with self._watched(), self._reading:
+        with self._watched(), turns:
             self._offload(lambda: found.append(work(file)))
         return found[0]
 

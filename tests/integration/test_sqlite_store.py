@@ -45,6 +45,7 @@ from chatport.domain.errors import (
 from chatport.domain.relay import Once, RequestText
 
 BOUNDS = HistoryBounds()
+PATIENCE_SECONDS = 10
 NOW = datetime(2026, 11, 23, 12, tzinfo=UTC)
 REQUEST = RequestText(messages=['{"role":"user"}'], parameters="{}")
 
@@ -342,6 +343,29 @@ INSERT INTO exchange (public_id, caller, user_id, state, route, model, prompt, r
 SELECT hex(randomblob(16)), 'c', 'u-' || (i % :users), CASE WHEN i % 3 THEN 'completed' ELSE
     'failed' END, 'r', 'm', 'p', 'r', 0, 0, 1, 1, '2026', '2026', '2026', '' FROM n
 """
+
+
+def test_a_search_of_an_operator_holds_up_nobody_else(
+    store: PeeweeStore, mocker: MockerFixture
+) -> None:
+    store.begin(exchange(1), BOUNDS)
+    store.finish(ended(exchange(1)))
+    begun, others_are_done = threading.Event(), threading.Event()
+
+    def slow(_query: LogQuery) -> list[Any]:
+        begun.set()
+        assert others_are_done.wait(PATIENCE_SECONDS)
+        return []
+
+    mocker.patch.object(store.session.opened().archive, "search", slow)
+    with ThreadPoolExecutor(1) as pool:
+        searching = pool.submit(store.search, LogQuery())
+        assert begun.wait(PATIENCE_SECONDS)
+        user = exchange(1).user_id
+        assert store.find(exchange(1).id)
+        assert store.conversation(exchange(1).caller, user, before=None, limit=1)
+        others_are_done.set()
+        assert searching.result() == []
 
 
 def test_a_history_costs_the_same_in_a_large_log_and_in_a_long_conversation(tmp_path: Path) -> None:
