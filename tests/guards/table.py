@@ -1631,6 +1631,54 @@ HOSTILE = (
         ),
     ),
     Guard(
+        "a stop takes an answer from whom it was kept for",
+        "domain/turn.py",
+        "or not self._is_kept():",
+        "or True:",
+        (
+            (
+                "unit/test_chat_service.py::test_a_stop_while_the_answer_is_written_takes_it_from_"
+                "nobody[True]"
+            ),
+        ),
+    ),
+    Guard(
+        "a call meets the end of a connection that was announced",
+        "adapters/upstream_connection.py",
+        "min(self.limits.idle, _kept_seconds(event))",
+        "self.limits.idle",
+        (
+            (
+                "integration/test_upstream_transport.py::test_a_connection_that_the_provider_is_"
+                "about_to_close_is_replaced[timeout=1-connections0]"
+            ),
+        ),
+    ),
+    Guard(
+        "an answer that was broken off is whole",
+        "adapters/openai_answers.py",
+        'or choice.get("finish_reason") in BROKEN_OFF',
+        "or False",
+        (
+            (
+                "faults/test_modes.py::test_a_fault_has_its_status_its_code_its_row_and_its_time"
+                "[breaks off, with 'error' as its reason-plain]"
+            ),
+        ),
+    ),
+    Guard(
+        "an unknown model opens the breaker for all",
+        "domain/upstreams.py",
+        "if is_answer or isinstance(error, UpstreamModelUnavailable):",
+        "if is_answer:",
+        (
+            (
+                "unit/test_upstreams.py::test_a_refusal_of_the_request_says_that_the_provider_is_"
+                "well[error1]"
+            ),
+        ),
+    ),
+    Guard(
         "a long answer holds up all others while it comes",
         "adapters/upstream_connection.py",
         "EVENTS_A_READ + len(data) // BYTES_AN_EVENT",
