@@ -433,6 +433,9 @@ def told(door: Doorkeeper, key: str) -> Caller | str:
         return error.code
 
 
+AllAtOnce = Callable[[str], list[Caller | str]]
+
+
 class Killed(BaseException):
     """Ends a look, as gevent does where the server stops."""
 
@@ -440,9 +443,7 @@ class Killed(BaseException):
 
 
 @pytest.fixture
-def all_at_once(
-    door: Doorkeeper, store: WatchedKeys, monkeypatch: pytest.MonkeyPatch
-) -> Callable[[str], list[Caller | str]]:
+def all_at_once(door: Doorkeeper, store: WatchedKeys, monkeypatch: pytest.MonkeyPatch) -> AllAtOnce:
     """Return what lets ten come with a key, nine of them while the first is looking it up."""
     is_here = threading.Semaphore(0)
 
@@ -468,23 +469,25 @@ def all_at_once(
     return come
 
 
-def test_one_looks_a_key_up_for_all_who_use_it(
-    door: Doorkeeper,
-    store: WatchedKeys,
-    keys: Keys,
-    clock: FakeClock,
-    all_at_once: Callable[[str], list[Caller | str]],
-) -> None:
+@pytest.fixture
+def forgotten(door: Doorkeeper, store: WatchedKeys, keys: Keys, clock: FakeClock) -> str:
+    """Return a key that was let in, and is not remembered any more."""
     key = keys.create(SHOP)
     door.authenticate(bearer(key), HERE)
     clock.sleep(doorkeeper.REMEMBERED_SECONDS)
     store.asked.clear()
-    assert all_at_once(key) == [SHOP] * 10
+    return key
+
+
+def test_one_looks_a_key_up_for_all_who_use_it(
+    store: WatchedKeys, forgotten: str, all_at_once: AllAtOnce
+) -> None:
+    assert all_at_once(forgotten) == [SHOP] * 10
     assert store.asked == ["key", "caller"]
 
 
 def test_one_looks_whether_there_is_a_caller_for_all(
-    store: WatchedKeys, keys: Keys, all_at_once: Callable[[str], list[Caller | str]]
+    store: WatchedKeys, keys: Keys, all_at_once: AllAtOnce
 ) -> None:
     key = keys.create(SHOP)
     assert all_at_once(key) == [SHOP] * 10
@@ -492,68 +495,40 @@ def test_one_looks_whether_there_is_a_caller_for_all(
 
 
 def test_where_the_first_cannot_look_the_others_do_not_wait_for_the_same_once_more(
-    door: Doorkeeper,
-    store: WatchedKeys,
-    keys: Keys,
-    clock: FakeClock,
-    all_at_once: Callable[[str], list[Caller | str]],
+    door: Doorkeeper, store: WatchedKeys, forgotten: str, all_at_once: AllAtOnce
 ) -> None:
-    key = keys.create(SHOP)
-    door.authenticate(bearer(key), HERE)
-    clock.sleep(doorkeeper.REMEMBERED_SECONDS)
-    store.asked.clear()
     store.fault = StorageBusy()
-    assert all_at_once(key) == ["storage_busy"] * 10
+    assert all_at_once(forgotten) == ["storage_busy"] * 10
     assert store.asked == ["key"]
     store.fault = None
-    assert door.authenticate(bearer(key), HERE) == SHOP
+    assert door.authenticate(bearer(forgotten), HERE) == SHOP
 
 
+@pytest.mark.usefixtures("forgotten")
 def test_what_the_first_does_not_find_the_others_do_not_look_for(
-    door: Doorkeeper,
-    store: WatchedKeys,
-    keys: Keys,
-    all_at_once: Callable[[str], list[Caller | str]],
+    store: WatchedKeys, all_at_once: AllAtOnce
 ) -> None:
-    door.authenticate(bearer(keys.create(SHOP)), HERE)
-    store.asked.clear()
     assert all_at_once(f"cp_00000000000000ff_{SECRET}") == ["invalid_api_key"] * 10
     assert store.asked == ["key"]
 
 
 def test_a_look_that_takes_longer_than_its_answer_is_remembered_serves_all_who_wait(
-    door: Doorkeeper,
-    store: WatchedKeys,
-    keys: Keys,
-    clock: FakeClock,
-    all_at_once: Callable[[str], list[Caller | str]],
+    store: WatchedKeys, clock: FakeClock, forgotten: str, all_at_once: AllAtOnce
 ) -> None:
-    key = keys.create(SHOP)
-    door.authenticate(bearer(key), HERE)
-    clock.sleep(doorkeeper.REMEMBERED_SECONDS)
-    store.asked.clear()
     store.afterwards = lambda: clock.sleep(doorkeeper.REMEMBERED_SECONDS)
-    assert all_at_once(key) == [SHOP] * 10
+    assert all_at_once(forgotten) == [SHOP] * 10
     assert store.asked == ["key", "caller"]
 
 
 def test_where_the_first_is_killed_the_next_one_looks(
-    door: Doorkeeper,
-    store: WatchedKeys,
-    keys: Keys,
-    clock: FakeClock,
-    all_at_once: Callable[[str], list[Caller | str]],
+    store: WatchedKeys, forgotten: str, all_at_once: AllAtOnce
 ) -> None:
-    key = keys.create(SHOP)
-    door.authenticate(bearer(key), HERE)
-    clock.sleep(doorkeeper.REMEMBERED_SECONDS)
-
     def kill() -> None:
         store.afterwards = lambda: None
         raise Killed
 
     store.afterwards = kill
-    assert all_at_once(key) == ["killed", *[SHOP] * 9]
+    assert all_at_once(forgotten) == ["killed", *[SHOP] * 9]
 
 
 def test_the_memory_is_touched_under_its_lock_only(door: Doorkeeper, keys: Keys) -> None:
