@@ -141,12 +141,12 @@ class SqliteRetention:
                 break
             self._keep_wal_short()
         patience = time.monotonic() + BUSY_SECONDS
-        while not self._read(_empty_wal):
+        while not self._session.alone(_empty_wal):
             if time.monotonic() > patience:
                 raise StorageBusy  # the texts are still in the log; trying again may succeed
             time.sleep(RETRY_SECONDS)
         self._politely(partial(_change, TIDY, [untidy]))
-        self._read(_empty_wal)
+        self._session.alone(_empty_wal)
 
     def _keep_wal_short(self) -> None:
         """Move the write-ahead log into the file before it is so long that a writer has to.

@@ -78,6 +78,11 @@ class SqliteSession:
         """Return the result of `work` on the searcher; others go on reading meanwhile."""
         return self._read(work, self._searching)
 
+    def alone(self, work: Callable[[SqliteFile], T]) -> T:
+        """Return the result of `work` on the reader, for which a search must have ended."""
+        with self._searching:
+            return self.read(work)
+
     def _read(self, work: Callable[[SqliteFile], T], turns: threading.Lock) -> T:
         file = self.opened()
         found: list[T] = []

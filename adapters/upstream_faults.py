@@ -104,12 +104,13 @@ closes the way for all, so no words of a client that a provider may quote must m
 """
 
 NO_CREDIT = (
-    r"([\w.]+(: | - ))*you exceeded your current quota, please check your plan\b.*"
+    r"((\w+exception )?[\w.]+(: | - )|error code: 429 - |429 )*(\{'error': \{'message': ['\"])?"
+    r"you exceeded your current quota, please check your plan\b.*"
     r"|your team \S+ has either used all available credits or reached its monthly spending\b.*"
 )
 SOON_AGAIN = ("retry in", "resource_exhausted")
-"""Of a 429: OpenAI's and xAI's. Gemini says of each limit, also of one for a minute, that the quota
-is exceeded."""
+"""Of a 429: OpenAI's, by itself or behind what gateways set before it, and xAI's. Gemini says of
+each limit, also of one for a minute, that the quota is exceeded."""
 
 BY_STATUS: Mapping[int, type[ChatportError]] = {
     401: UpstreamAuthFailed,

@@ -252,16 +252,17 @@ def _first(upstreams: Guarded, besides: Collection[str]) -> tuple[Upstream, Call
 
 def _is_passing(error: UpstreamError) -> bool:
     """Return whether the failure is one that may be over in a moment."""
-    if isinstance(error, UpstreamUnreachable):
-        return not isinstance(error, UpstreamHungUp)
-    return isinstance(error, UpstreamOverloaded) or error.upstream_status in RETRIED_STATUSES
+    if isinstance(error, UpstreamHungUp | UpstreamModelUnavailable):  # some say that with 503
+        return False
+    is_passing = isinstance(error, UpstreamUnreachable | UpstreamOverloaded)
+    return is_passing or error.upstream_status in RETRIED_STATUSES
 
 
 def _note(error: BaseException, call: Call) -> None:
     """Tell the breaker how a call ended: a refusal of the request is an answer too."""
     status = error.upstream_status if isinstance(error, ChatportError) else None
     is_answer = status is not None and status < SERVER_ERROR and not _is_ours(error)
-    if is_answer or isinstance(error, UpstreamModelUnavailable):  # some say it with 503
+    if is_answer or isinstance(error, UpstreamModelUnavailable):
         call.succeeded()
     else:
         call.failed(error)
@@ -269,8 +270,8 @@ def _note(error: BaseException, call: Call) -> None:
 
 def _is_of_account(error: UpstreamError) -> bool:
     """Return whether another provider, where we have another account, may well answer."""
-    no_access = UpstreamAuthFailed | UpstreamQuotaExhausted | UpstreamModelUnavailable
-    return isinstance(error, no_access) or error.upstream_status == 402  # noqa: PLR2004  # RFC 9110: payment required
+    costs_more = error.upstream_status == 402  # noqa: PLR2004  # RFC 9110: payment required
+    return costs_more or isinstance(error, UpstreamAuthFailed | UpstreamQuotaExhausted)
 
 
 def _is_ours(error: BaseException) -> bool:

@@ -3,6 +3,7 @@
 import json
 import logging
 import math
+import os
 import select
 import sys
 import time
@@ -49,6 +50,7 @@ class HurriedHandler(logging.StreamHandler[TextIO]):
     """
 
     def __init__(self, stream: TextIO) -> None:
+        stream = _taking_what_it_can(stream)
         super().__init__(stream)
         self._left_out = 0
         self._hurried_until = -math.inf
@@ -62,18 +64,16 @@ class HurriedHandler(logging.StreamHandler[TextIO]):
             self._left_out += 1
             return
         if self._left_out:
-            gap = logging.LogRecord(
-                __name__,
-                logging.WARNING,
-                __file__,
-                0,
-                "lines were left out: %s",
-                (self._left_out,),
-                None,
-            )
-            self._left_out = 0
-            super().emit(gap)
+            before, self._left_out = self._left_out, 0
+            super().emit(_gap(before))
+            if self._left_out:  # that cannot be written either
+                self._left_out = before + 1
+                return
         super().emit(record)
+
+    def handleError(self, _record: logging.LogRecord) -> None:  # noqa: N802  # the base class's name
+        """Count the line; to print why would wait for the same reader."""
+        self._left_out += 1
 
     def _has_room(self) -> bool:
         if self._room is None or self._room.poll(0):
@@ -84,6 +84,23 @@ class HurriedHandler(logging.StreamHandler[TextIO]):
             return True
         self._hurried_until = time.monotonic() + HURRY_SECONDS
         return False
+
+
+def _gap(lines: int) -> logging.LogRecord:
+    said = "lines were left out: %s"
+    return logging.LogRecord(__name__, logging.WARNING, __file__, 0, said, (lines,), None)
+
+
+def _taking_what_it_can(stream: TextIO) -> TextIO:
+    """Return a terminal such that writing waits for nobody; anything else as it is.
+
+    Of a pipe it is enough to know that there is room, since that is enough for a line.
+    """
+    try:
+        name = os.ttyname(stream.fileno())
+        return os.fdopen(os.open(name, os.O_WRONLY | os.O_NOCTTY | os.O_NONBLOCK), "w")
+    except (AttributeError, OSError):
+        return stream
 
 
 def _poll() -> "select.poll | None":

@@ -25,7 +25,14 @@ from playhouse.migrations import Runner
 from playhouse.schema_diff import diff_models
 from pytest_mock import MockerFixture
 
-from chatport.adapters import PeeweeStore, group_commit, open_files, schema, sqlite_faults
+from chatport.adapters import (
+    PeeweeStore,
+    group_commit,
+    open_files,
+    schema,
+    sqlite_faults,
+    sqlite_retention,
+)
 from chatport.adapters.exchange_table import ExchangeRow, RefusalRow, timestamp
 from chatport.adapters.group_commit import GroupCommit
 from chatport.adapters.request_texts import MessageChainRow, MessageTextRow
@@ -366,6 +373,44 @@ def test_a_search_of_an_operator_holds_up_nobody_else(
         assert store.conversation(exchange(1).caller, user, before=None, limit=1)
         others_are_done.set()
         assert searching.result() == []
+
+
+class Turns:
+    """A lock that says when somebody waits for it."""
+
+    def __init__(self) -> None:
+        self.awaited = threading.Event()
+        self._lock = threading.Lock()
+
+    def __enter__(self) -> None:
+        if self._lock.locked():
+            self.awaited.set()
+        self._lock.acquire()
+
+    def __exit__(self, *_: object) -> None:
+        self._lock.release()
+
+
+def test_what_is_erased_is_wiped_as_soon_as_a_search_has_ended(
+    store: PeeweeStore, mocker: MockerFixture
+) -> None:
+    store.begin(exchange(1), BOUNDS)
+    store.finish(ended(exchange(1)))
+    turns = mocker.patch.object(store.session, "_searching", Turns())
+    begun = threading.Event()
+
+    def slow(file: Any) -> None:
+        with file.searcher.atomic():
+            file.searcher.execute_sql("SELECT * FROM exchange").fetchall()
+            begun.set()
+            assert turns.awaited.wait(PATIENCE_SECONDS)
+
+    mocker.patch.object(sqlite_retention, "BUSY_SECONDS", 0)
+    with ThreadPoolExecutor(1) as pool:
+        searching = pool.submit(store.session.search, slow)
+        assert begun.wait(PATIENCE_SECONDS)
+        assert store.erase(exchange(1).caller, exchange(1).user_id) == 1
+        searching.result()
 
 
 def test_a_history_costs_the_same_in_a_large_log_and_in_a_long_conversation(tmp_path: Path) -> None:

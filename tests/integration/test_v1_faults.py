@@ -346,6 +346,19 @@ BY_WORDS: dict[str, tuple[str, Any, str]] = {
         {"message": f"litellm.RateLimitError: OpenAIException - {NO_CREDIT}", "code": "429"},
         "upstream_quota_exhausted",
     ),
+    **{
+        f"an empty account behind {head!r}": (
+            "429 Too Many Requests",
+            {"message": f"{head}{NO_CREDIT}", "code": "429"},
+            "upstream_quota_exhausted",
+        )
+        for head in (
+            "litellm.RateLimitError: OpenAIException - Error code: 429 - {'error': {'message': '",
+            "Error code: 429 - {'error': {'message': \"",
+            "AzureException RateLimitError - ",
+            "429 ",
+        )
+    },
     "Anthropic's empty account": (
         "400 Bad Request",
         {

@@ -75,6 +75,7 @@ NOT_RETRIED = (
     billed(UpstreamError(upstream_status=503)),
     UpstreamAuthFailed(upstream_status=401),
     UpstreamModelUnavailable(upstream_status=404),
+    UpstreamModelUnavailable(upstream_status=503),
     UpstreamRejected(upstream_status=400),
     UpstreamQuotaExhausted(upstream_status=429),
     UpstreamRateLimited(upstream_status=429, retry_after_seconds=1),
@@ -84,8 +85,6 @@ NOT_RETRIED = (
 )
 ELSEWHERE_ONLY = (
     UpstreamAuthFailed(upstream_status=401),
-    UpstreamModelUnavailable(upstream_status=403),
-    UpstreamModelUnavailable(upstream_status=503),
     UpstreamRejected(upstream_status=402),
     UpstreamQuotaExhausted(upstream_status=429),
     UpstreamRateLimited(upstream_status=429, retry_after_seconds=1),
