@@ -1,7 +1,7 @@
 """Reading the answers of OpenAI's protocol: what a completion and a chunk say."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import reduce
 from typing import Any
@@ -50,7 +50,7 @@ def completion(
     answer = parsed(data)
     is_whole = isinstance(answer, dict) and not answer.get("error")  # some send what there is of it
     choice = _first_choice(answer) if is_whole else None
-    is_failed = is_whole and _is_failed(answer.get("choices"))
+    is_failed = is_whole and _is_failed(answer.get("choices"), BROKEN_OFF)
     message = choice.get("message") if choice else None
     finish_reason = choice.get("finish_reason") if choice else None
     text = _text(message)
@@ -103,6 +103,7 @@ class StreamedAnswer:
         self._kept = ""
         self._begun: set[str] = set()
         self._finished: set[str] = set()
+        self._broken_off = False
 
     def read(self, payloads: list[bytes]) -> Iterator[Delta]:
         """Yield what the events say together, and then raise if one of them is wrong."""
@@ -127,7 +128,12 @@ class StreamedAnswer:
 
         Raises:
             UpstreamTruncated: One has not.
+            UpstreamError: One was broken off, and said so.
         """
+        if self._broken_off:
+            error = UpstreamError()
+            error.may_be_billed = True
+            raise error
         if self._begun - self._finished:
             raise UpstreamTruncated
 
@@ -182,12 +188,14 @@ class StreamedAnswer:
         """Return the reason if the first choice ends here, and remember which choices have."""
         reason = None
         for choice in choices:
-            index = _index(choice)
+            index, said = _index(choice), choice.get("finish_reason")
             self._begun.add(index)
-            if isinstance(choice.get("finish_reason"), str) and choice["finish_reason"]:
+            if isinstance(said, str) and said:
                 self._finished.add(index)
-                if index == self._kept:
-                    reason = choice["finish_reason"]
+                if said in BROKEN_OFF:  # its usage may be still to come
+                    self._broken_off = True
+                elif index == self._kept:
+                    reason = said
         if reason and not self._said_something and reason not in CUT_SHORT:
             raise UpstreamInvalidResponse  # a tool call, which nobody has asked for
         return reason
@@ -216,11 +224,10 @@ def _is_error(chunk: dict[str, Any]) -> bool:
     return not says_more and any(chunk.get(name) for name in COMPLAINTS)
 
 
-def _is_failed(choices: object) -> bool:
-    """Return whether a choice says what went wrong, as OpenRouter's do."""
+def _is_failed(choices: object, reasons: Sequence[str] = ()) -> bool:
+    """Return whether a choice says what went wrong, as OpenRouter's do, or ends for a reason."""
     return isinstance(choices, list) and any(
-        isinstance(choice, dict)
-        and (choice.get("error") or choice.get("finish_reason") in BROKEN_OFF)
+        isinstance(choice, dict) and (choice.get("error") or choice.get("finish_reason") in reasons)
         for choice in choices
     )
 

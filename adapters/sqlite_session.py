@@ -5,7 +5,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TypeVar
 
@@ -14,7 +14,7 @@ from chatport.domain.errors import StorageUnavailable
 from .file_condition import FileCondition
 from .group_commit import GroupCommit, Offload, nothing_to_check, run_here
 from .open_files import LOST, FileUnusable
-from .sqlite_connection import opened_in_time
+from .sqlite_connection import CLOSING_SECONDS, RETRY_SECONDS, opened_in_time
 from .sqlite_database import SqliteFile
 from .sqlite_faults import DATABASE_ERRORS, is_damage, translated
 
@@ -135,8 +135,26 @@ class SqliteSession:
         with self._opening:
             self._ended |= for_good
             if self._file is not None:
-                self._file.close()
+                with self._all_turns(self._file):
+                    self._file.close()
                 self._file = None
+
+    @contextmanager
+    def _all_turns(self, file: SqliteFile) -> Iterator[None]:
+        """Let nobody else read, and end what is being read, which may take long.
+
+        To close a connection that is used would crash the process. Wait for nobody for ever.
+        """
+        until = time.monotonic() + CLOSING_SECONDS
+        with ExitStack() as held:
+            for turns, reader in ((self._searching, file.searcher), (self._reading, file.reader)):
+                while not (mine := turns.acquire(timeout=RETRY_SECONDS)):
+                    reader.connection().interrupt()  # type: ignore[no-untyped-call]  # peewee
+                    if time.monotonic() > until:
+                        break
+                if mine:
+                    held.callback(turns.release)
+            yield
 
     @contextmanager
     def _watched(self) -> Iterator[None]:

@@ -1657,8 +1657,8 @@ HOSTILE = (
     Guard(
         "an answer that was broken off is whole",
         "adapters/openai_answers.py",
-        'or choice.get("finish_reason") in BROKEN_OFF',
-        "or False",
+        '_is_failed(answer.get("choices"), BROKEN_OFF)',
+        '_is_failed(answer.get("choices"))',
         (
             (
                 "faults/test_modes.py::test_a_fault_has_its_status_its_code_its_row_and_its_time"

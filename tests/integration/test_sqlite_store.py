@@ -375,6 +375,25 @@ def test_a_search_of_an_operator_holds_up_nobody_else(
         assert searching.result() == []
 
 
+ENDLESS = "WITH RECURSIVE n (x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM n) SELECT sum(x) FROM n"
+
+
+def test_a_store_that_is_closed_ends_a_search_and_does_not_crash(store: PeeweeStore) -> None:
+    begun = threading.Event()
+
+    def endless(file: Any) -> None:
+        begun.set()
+        file.searcher.execute_sql(ENDLESS).fetchall()
+
+    store.check()
+    with ThreadPoolExecutor(1) as pool:
+        searching = pool.submit(store.session.search, endless)
+        assert begun.wait(PATIENCE_SECONDS)
+        store.close()
+        with pytest.raises(StorageUnavailable):
+            searching.result(PATIENCE_SECONDS)
+
+
 class Turns:
     """A lock that says when somebody waits for it."""
 

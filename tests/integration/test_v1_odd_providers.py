@@ -6,11 +6,12 @@ from collections.abc import Iterator
 
 import pytest
 
-from chatport.domain.model import State
+from chatport.domain.model import State, Usage
 
 from .relaying import ASKED, PATH, SEED, Wire, error_of, last_error, wire_to
 from .upstream import Answer, Upstream
 from .wire import (
+    DONE,
     EVENTS_HEAD,
     LAST_CHUNK,
     chunk,
@@ -63,6 +64,21 @@ def test_an_error_inside_a_stream_is_told_in_our_words(
     assert last_error(told)["code"] == "upstream_error"
     assert b"canary" not in told
     assert wire.stored().error_code == "upstream_error"
+
+
+@pytest.mark.parametrize("path", [PATH, SEED])
+def test_what_comes_with_the_reason_of_a_broken_off_stream_and_after_it_counts(
+    path: str, wire: Wire, upstream: Upstream
+) -> None:
+    last = {"index": 0, "delta": {"content": " there"}, "finish_reason": "error"}
+    used = {"choices": [], "usage": {"prompt_tokens": 11, "completion_tokens": 22}}
+    upstream.plays(Answer(chunks(said("Hi"), event({"choices": [last]}), event(used), DONE)))
+    asked = ASKED if path == PATH else {"prompt": "Hi"}
+    told = wire.ask({**asked, "stream": True}, path).data
+    assert b"upstream_error" in told.split(b"\n\n")[-2]
+    stored = wire.stored()
+    assert (stored.error_code, stored.reply) == ("upstream_error", "Hi there")
+    assert stored.usage == Usage(prompt_tokens=11, completion_tokens=22)
 
 
 @pytest.mark.parametrize("path", [PATH, SEED])
