@@ -8,7 +8,6 @@ import select
 import sys
 import time
 from datetime import UTC, datetime
-from types import TracebackType
 from typing import TextIO
 
 from flask import Request
@@ -52,11 +51,16 @@ class HurriedHandler(logging.StreamHandler[TextIO]):
     def __init__(self, stream: TextIO) -> None:
         stream = _taking_what_it_can(stream)
         super().__init__(stream)
-        self._left_out = 0
-        self._hurried_until = -math.inf
+        self._begin()
         self._room = _poll()
         if self._room is not None:
             self._room.register(stream, select.POLLOUT)
+            os.register_at_fork(after_in_child=self._begin)
+
+    def _begin(self) -> None:
+        """Know of no lines that were left out, such as those of a process that was forked."""
+        self._left_out = 0
+        self._hurried_until = -math.inf
 
     def emit(self, record: logging.LogRecord) -> None:
         """Write the line, or count it."""
@@ -111,17 +115,6 @@ def _poll() -> "select.poll | None":
     monkey = sys.modules.get("gevent.monkey")
     made = monkey.get_original("select", "poll") if monkey else getattr(select, "poll", None)
     return made() if made else None
-
-
-def log_unhandled(
-    _context: object,
-    kind: type[BaseException],
-    error: BaseException,
-    trace: TracebackType | None,
-) -> None:
-    """Write the line of a failure that nobody has handled, in place of a traceback."""
-    reason = error.strerror if isinstance(error, OSError) else kind.__name__
-    logger.error("failed outside of all requests: %s", reason, exc_info=(kind, error, trace))
 
 
 def configure_logging() -> None:

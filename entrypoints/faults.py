@@ -16,6 +16,9 @@ from .strict_json import InvalidJSON
 
 logger = logging.getLogger(__name__)
 
+MOST_FRAMES = 20
+"""Of a defect, the last ones: a line of the log must not be longer than a pipe takes at once."""
+
 SHUTDOWN, STOPPING = "server_shutdown", "The server is stopping; ask again in a moment."
 
 STATUS: dict[type[ChatportError], int] = {
@@ -156,9 +159,17 @@ def _of_edge(error: BaseException) -> Fault | None:
 def log_defect(error: BaseException) -> None:
     """Log where an unexpected error came from. Its text may hold a prompt, its frames do not."""
     error = getattr(error, "original_exception", None) or error  # Flask has wrapped it
-    frames = traceback.extract_tb(error.__traceback__)
-    where = " < ".join(f"{frame.name} ({frame.filename}:{frame.lineno})" for frame in frames[::-1])
+    frames = traceback.extract_tb(error.__traceback__)[: -MOST_FRAMES - 1 : -1]
+    where = " < ".join(f"{frame.name} ({frame.filename}:{frame.lineno})" for frame in frames)
     logger.error("unexpected %s in %s", type(error).__name__, where)
+
+
+def log_unhandled(_context: object, _kind: object, error: BaseException, _trace: object) -> None:
+    """Log a failure outside of all requests, in place of gevent, which prints a traceback."""
+    if isinstance(error, OSError) and error.strerror:
+        logger.error("failed outside of all requests: %s", error.strerror)
+    else:
+        log_defect(error)
 
 
 def seed_body(fault: Fault, request_id: str) -> dict[str, object]:

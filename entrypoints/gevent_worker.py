@@ -1,16 +1,14 @@
 """gunicorn and its gevent worker, taught our log and our errors."""
 
-import json
 import logging
 import math
+import mmap
 import os
-import secrets
 import signal
 import sys
 import time
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
-from http import HTTPStatus
 from types import SimpleNamespace
 from typing import Any
 
@@ -21,15 +19,14 @@ from gunicorn import util
 from gunicorn.app.base import BaseApplication
 from gunicorn.arbiter import Arbiter
 from gunicorn.glogging import Logger
-from gunicorn.http import errors
 from gunicorn.workers.base_async import AsyncWorker
 from gunicorn.workers.ggevent import GeventWorker
 
-from .access_log import log_unhandled
 from .cli_exits import EXIT_FAILED
 from .client_deadlines import Client, WholeBody
 from .completion_api import PATH
-from .faults import BadRequest, fault_of, openai_body, seed_body
+from .faults import log_unhandled
+from .plain_requests import check_coding, connection_options, refusal
 
 logger = logging.getLogger(__name__)
 
@@ -53,14 +50,6 @@ RETRY_SECONDS = 1.0
 
 FROZEN_SECONDS = 5.0
 """Without a look at the workers, which is due each second."""
-
-STATUS = {
-    errors.LimitRequestLine: HTTPStatus.REQUEST_URI_TOO_LONG,
-    errors.LimitRequestHeaders: HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE,
-    errors.UnsupportedTransferCoding: HTTPStatus.NOT_IMPLEMENTED,
-    errors.ExpectationFailed: HTTPStatus.EXPECTATION_FAILED,
-}
-"""For what gunicorn's parser refuses; anything else of its errors is a 400."""
 
 
 class PlainLogger(Logger):  # type: ignore[misc]  # gunicorn has no types
@@ -150,14 +139,14 @@ class Worker(GeventWorker):  # type: ignore[misc]  # gunicorn has no types
 
     def handle(self, listener: Any, client: Any, addr: Any) -> None:
         """Serve a connection whose other side must read and send in time."""
-        client = Client(client, self.cfg.keepalive, stopping=lambda: not self.alive)
+        client = Client(client, self.cfg.keepalive, stopping=self.app.is_stopping)
         AsyncWorker.handle(self, listener, client, addr)
 
     def handle_request(self, listener_name: Any, req: Any, sock: Any, addr: Any) -> None:
         """Answer a request, and close if what follows its answer cannot be the next one."""
         sock.begin()
-        _check_coding(req)
-        if "close" in _connection_options(req):
+        check_coding(req)
+        if "close" in connection_options(req):
             req.force_close()
         asked_to_close = req.should_close
         req.should_close = lambda: asked_to_close() or not self.alive  # also if it stops meanwhile
@@ -192,7 +181,7 @@ class Worker(GeventWorker):  # type: ignore[misc]  # gunicorn has no types
         path = getattr(req or getattr(exc, "req", None), "path", None)
         is_seed = client.line.startswith(LINE) if path is None else path == PATH
         try:
-            util.write_nonblock(client, _response(exc, seed=is_seed))
+            util.write_nonblock(client, refusal(exc, seed=is_seed))
         except OSError:
             logger.info("the client left before it could be told of an error")
 
@@ -202,6 +191,11 @@ class Master(Arbiter):  # type: ignore[misc]  # gunicorn has no types
 
     _looked_at = math.inf
     _spares_until = -math.inf
+
+    def stop(self, graceful: bool = True) -> None:  # as gunicorn calls it
+        """Stop all workers; first they say that they do."""
+        self.app.stops[0] = 1
+        super().stop(graceful)
 
     def spawn_worker(self) -> Any:
         """Fork with signals held back: until a worker has handlers, its master's would eat them.
@@ -243,6 +237,7 @@ class Server(BaseApplication):  # type: ignore[misc]  # gunicorn has no types
 
     def __init__(self, app: Any, options: dict[str, Any]) -> None:
         self._app = app
+        self.stops = mmap.mmap(-1, 1)  # its workers read what its master writes
         self._options = {**options, "worker_class": Worker, "logger_class": PlainLogger}
         super().__init__()
 
@@ -251,6 +246,10 @@ class Server(BaseApplication):  # type: ignore[misc]  # gunicorn has no types
         for name, value in self._options.items():
             self.cfg.set(name, value)
 
+    def is_stopping(self) -> bool:
+        """Return whether the whole server ends, and not only one of its workers."""
+        return bool(self.stops[0])
+
     def load(self) -> Any:
         """Return the application."""
         return self._app
@@ -258,43 +257,3 @@ class Server(BaseApplication):  # type: ignore[misc]  # gunicorn has no types
     def run(self) -> None:
         """Serve until told to stop; this ends the process."""
         Master(self).run()
-
-
-def _headers(req: Any, name: str) -> list[str]:
-    return [value for key, value in req.headers if key == name]
-
-
-def _connection_options(req: Any) -> set[str]:
-    listed = ",".join(_headers(req, "CONNECTION")).lower()
-    return {option.strip() for option in listed.split(",")}
-
-
-def _check_coding(req: Any) -> None:
-    """Refuse a body that is coded in more than chunks; gunicorn would hand it on as it is.
-
-    Raises:
-        errors.UnsupportedTransferCoding: It is.
-    """
-    for coding in _headers(req, "TRANSFER-ENCODING"):
-        if coding.strip().lower() != "chunked":
-            raise errors.UnsupportedTransferCoding(coding)
-
-
-def _response(exc: BaseException, *, seed: bool) -> bytes:
-    if type(exc).__module__ == errors.__name__:
-        status = next((STATUS[kind] for kind in STATUS if isinstance(exc, kind)), 400)
-        logger.warning("refused a request: %s", type(exc).__name__)
-        phrase = HTTPStatus(status).phrase
-        fault = fault_of(
-            BadRequest("bad_request", f"The request is not valid HTTP: {phrase}.", status)
-        )
-    else:
-        fault = fault_of(exc)
-    request_id = secrets.token_hex(16)
-    body = json.dumps(seed_body(fault, request_id) if seed else openai_body(fault)).encode()
-    head = (
-        f"HTTP/1.1 {fault.status} {HTTPStatus(fault.status).phrase}\r\nConnection: close\r\n"
-        f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n"
-        f"Cache-Control: no-store\r\nX-Request-Id: {request_id}\r\n\r\n"
-    )
-    return head.encode("ascii") + body

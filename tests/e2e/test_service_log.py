@@ -2,6 +2,7 @@
 
 import http.client
 import json
+import logging
 import os
 import re
 import resource
@@ -15,6 +16,7 @@ from typing import Any
 
 import pytest
 
+from chatport.entrypoints.access_log import HurriedHandler
 from integration.programs import SERVERS
 
 from .conftest import PATIENCE_SECONDS, eventually
@@ -77,9 +79,19 @@ def test_a_worker_that_can_open_no_more_says_so_in_json(serve: Callable[..., Any
         resource.prlimit(worker, resource.RLIMIT_NOFILE, before)
         assert service.ask({"user_id": "ada", "prompt": "Hello"})[0] == 200
     _for_people, *lines = service.log.read_text().splitlines()
-    failures = {
-        (line["exception"], line["message"])
-        for line in map(json.loads, lines)
-        if "exception" in line
-    }
-    assert failures == {("OSError", "failed outside of all requests: Too many open files")}
+    errors = {each["message"] for each in map(json.loads, lines) if each["level"] == "error"}
+    assert errors == {"failed outside of all requests: Too many open files"}
+
+
+def test_lines_that_a_process_left_out_are_counted_by_it_alone() -> None:
+    reader, writer = os.pipe()
+    with os.fdopen(reader, "rb") as reading, os.fdopen(writer, "w") as writing:
+        handler = HurriedHandler(writing)
+        handler.handleError(logging.makeLogRecord({}))
+        if (child := os.fork()) == 0:
+            handler.emit(logging.makeLogRecord({"msg": "forked"}))
+            os._exit(0)
+        os.waitpid(child, 0)
+        handler.emit(logging.makeLogRecord({"msg": "here"}))
+        writing.close()
+        assert reading.read() == b"forked\nlines were left out: 1\nhere\n"

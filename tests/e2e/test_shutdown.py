@@ -186,6 +186,25 @@ def test_a_service_that_is_stopping_says_that_it_is_not_ready(
     assert service.process.wait(15) == 0
 
 
+def test_a_service_that_starts_its_workers_anew_is_ready(
+    serve: Callable[..., Any], provider: Any, clients: ExitStack
+) -> None:
+    service = serve("--workers", "1", **UNLIMITED)
+    probe = clients.enter_context(closing(service.connect()))
+    probe.request("GET", "/healthz")
+    assert probe.getresponse().read()
+    provider.gate.clear()
+    _, stream = begin(service, 0, clients)
+    (worker,) = service.workers()
+    service.process.send_signal(signal.SIGHUP)
+    eventually(lambda: service.workers() != [worker])
+    probe.request("GET", "/readyz")
+    response = probe.getresponse()
+    assert json.loads(response.read())["status"] == "ready"
+    provider.gate.set()
+    assert b"event: done" in stream.read()
+
+
 def test_a_stop_waits_until_the_outcomes_are_written_and_told(
     serve: Callable[..., Any], provider: Any, clients: ExitStack
 ) -> None:

@@ -27,10 +27,11 @@ from chatport.domain.model import Exchange, State
 from chatport.domain.rules import Limit
 from chatport.domain.spending import NO_CLAIM, Claim
 from chatport.entrypoints.access_log import JSONFormatter
-from chatport.entrypoints.faults import STATUS
+from chatport.entrypoints.faults import STATUS, log_unhandled
 from chatport.entrypoints.flask_app import create_app
 
 PATH = "/openai-completion"
+PIPE_BYTES = 4_096
 KEY, PROMPT, ANSWER = "sk-canary-key", "canary prompt", "canary answer"
 INTERNAL = "Something went wrong inside chatport; the operator finds it in the log."
 
@@ -251,6 +252,24 @@ def test_the_access_log_names_the_error_of_a_stream(caplog: pytest.LogCaptureFix
     response.close()
     (record,) = caplog.records
     assert vars(record)["fields"]["code"] == "upstream_disconnected"
+
+
+def test_a_defect_is_one_line_however_deep_it_was(caplog: pytest.LogCaptureFixture) -> None:
+    def fall(depth: int) -> None:
+        if depth:
+            fall(depth - 1)
+        raise KeyError("canary")
+
+    for error in (KeyError("canary"), OSError("canary"), OSError(24, "Too many open files")):
+        log_unhandled(None, type(error), error, None)
+    with pytest.raises(KeyError) as fallen:
+        fall(500)
+    log_unhandled(None, KeyError, fallen.value, fallen.tb)
+    key, plain, full, deep = caplog.messages
+    assert (key, plain) == ("unexpected KeyError in ", "unexpected OSError in ")
+    assert full == "failed outside of all requests: Too many open files"
+    assert deep.startswith("unexpected KeyError in fall (")
+    assert len(deep) < PIPE_BYTES
 
 
 def test_a_request_is_one_line_in_the_access_log(caplog: pytest.LogCaptureFixture) -> None:

@@ -103,7 +103,8 @@ def answer(_environ: object, start_response: Callable[..., object]) -> Iterable[
 def answering_worker() -> Worker:
     """Return a worker that needs no process."""
     cfg = Config()
-    worker = Worker(1, 0, [], None, 30, cfg, PlainLogger(cfg))
+    app = SimpleNamespace(is_stopping=lambda: False)
+    worker = Worker(1, 0, [], app, 30, cfg, PlainLogger(cfg))
     worker.tmp.close()
     worker.wsgi = answer
     return worker

@@ -8,7 +8,7 @@ from gunicorn.http import errors
 
 from chatport.adapters import upstream_faults
 from chatport.domain.errors import UpstreamInvalidResponse
-from chatport.entrypoints import gevent_worker
+from chatport.entrypoints import plain_requests
 from chatport.entrypoints.access_log import JSONFormatter
 
 
@@ -31,6 +31,6 @@ def test_what_the_sdk_or_the_parser_raises_is_not_repeated(
 
 
 def test_a_header_that_is_none_is_not_quoted(caplog: pytest.LogCaptureFixture) -> None:
-    answer = gevent_worker._response(errors.InvalidHeaderName("canary"), seed=False)
+    answer = plain_requests.refusal(errors.InvalidHeaderName("canary"), seed=False)
     assert b"canary" not in answer
     assert "canary" not in caplog.text
