@@ -207,18 +207,23 @@ class Turn:
             self._store.finish(self._defect(finished_at))
             raise
         except BaseException as end:  # interrupted while it was written: once more
-            with suppress(ChatportError):
-                self._store.finish(closed)
-            if isinstance(end, KeyboardInterrupt | SystemExit) or not self._is_kept():
+            is_kept = self._is_kept(closed)
+            if isinstance(end, KeyboardInterrupt | SystemExit) or not is_kept:
                 end.exchange_id = self.exchange_id  # type: ignore[attr-defined]  # as in `fail`
                 raise
 
-    def _is_kept(self) -> bool:
-        """Return whether there is a whole answer in the log: whoever asked for it must hear it."""
-        with suppress(ChatportError):
-            kept = self._store.find(self.exchange_id)
-            return kept is not None and kept.state is State.COMPLETED
-        return False
+    def _is_kept(self, closed: Exchange) -> bool:
+        """Write it once more; return whether a whole answer is kept, which its client must hear."""
+        try:
+            self._store.finish(closed)
+        except ExchangeLost:  # it was written before, or erased
+            with suppress(ChatportError):
+                kept = self._store.find(closed.id)
+                return kept is not None and kept.state is State.COMPLETED
+            return False
+        except ChatportError:
+            return False
+        return closed.state is State.COMPLETED
 
     def _defect(self, finished_at: datetime) -> Exchange:
         """Return the exchange without whatever a store could not write: it must not stay open."""

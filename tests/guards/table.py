@@ -1633,7 +1633,7 @@ HOSTILE = (
     Guard(
         "a stop takes an answer from whom it was kept for",
         "domain/turn.py",
-        "or not self._is_kept():",
+        "or not is_kept:",
         "or True:",
         (
             (

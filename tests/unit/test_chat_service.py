@@ -5,6 +5,7 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+from pytest_mock import MockerFixture
 
 from chatport.adapters import LimitsCounter, MemoryStore, Script, ScriptedGateway, WindowTable
 from chatport.domain import (
@@ -30,6 +31,8 @@ from chatport.domain.errors import (
     InvalidUserId,
     RateLimited,
     StorageFull,
+    StorageLost,
+    StorageUnavailable,
     UpstreamInvalidResponse,
     UpstreamRateLimited,
     UpstreamTimeout,
@@ -387,15 +390,37 @@ def test_a_stop_while_the_end_of_a_stream_is_written_lets_it_end_well(
     assert [exchange.state for exchange in log(interrupted)] == [State.COMPLETED]
 
 
-def test_a_stop_while_an_answer_cannot_be_written_is_told_with_its_exchange(
-    make_service: MakeService,
+@pytest.mark.parametrize(
+    ("fault", "unread"), [(ExchangeLost, False), (ExchangeLost, True), (StorageUnavailable, False)]
+)
+def test_a_stop_while_an_answer_is_written_that_cannot_be_kept_is_told_with_its_exchange(
+    fault: type[ChatportError], unread: bool, make_service: MakeService, mocker: MockerFixture
 ) -> None:
-    interrupted = InterruptedStore(at="finish", before=True, end=Stop)
+    interrupted = InterruptedStore(at="finish", before=False, end=Stop)
     service = make_service(ScriptedGateway("one"), store=interrupted)
-    interrupted.find = lambda *_: None  # type: ignore[method-assign]  # it is erased meanwhile
+    mocker.patch.object(interrupted, "finish", side_effect=[Stop, fault])
+    if unread:
+        mocker.patch.object(interrupted, "find", side_effect=StorageUnavailable)
     with pytest.raises(Stop) as stopped:
         ask(service)
     assert stopped.value.exchange_id == log(interrupted)[0].id
+
+
+@pytest.mark.parametrize("fault", [StorageUnavailable, StorageLost])
+def test_a_stop_acknowledges_nothing_that_the_store_does_not(
+    fault: type[ChatportError], make_service: MakeService, mocker: MockerFixture
+) -> None:
+    store = MemoryStore()
+    finish = store.finish
+
+    def written_into_a_file_that_is_away(exchange: Exchange) -> None:
+        finish(exchange)
+        mocker.patch.object(store, "finish", side_effect=fault)
+        raise Stop
+
+    mocker.patch.object(store, "finish", written_into_a_file_that_is_away)
+    with pytest.raises(Stop):
+        ask(make_service(ScriptedGateway("one"), store=store))
 
 
 class TroubledStore(MemoryStore):
