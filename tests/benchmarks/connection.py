@@ -40,6 +40,7 @@ class Connection(asyncio.BufferedProtocol):
         self._sent_at = 0.0
         self._first_at = 0.0
         self._busy = False
+        self.idle_since = 0.0
         self._transport: asyncio.Transport | None = None
         self.open = False
 
@@ -84,7 +85,8 @@ class Connection(asyncio.BufferedProtocol):
 
     def _finish(self, fault: str | None) -> None:
         self._busy = False
-        seconds = time.perf_counter() - self._sent_at
+        self.idle_since = time.perf_counter()
+        seconds = self.idle_since - self._sent_at
         if fault:
             self._outcome.failures[fault] += 1
         else:

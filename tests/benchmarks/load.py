@@ -18,6 +18,10 @@ PROMPT = "What is a port?"
 DRAIN_SECONDS = 30.0
 """How long to wait at the end for the answers that are still out; then they are failures."""
 
+IDLE_SECONDS = 5.0
+"""Later, a connection is not used again, as by httpx: servers close those that were idle for long,
+and a request that meets the close is lost with it."""
+
 POLL_SECONDS = 0.0005
 BURST_SECONDS = 0.01
 """How late a request of an open loop may be, without moving the plan of all that follow."""
@@ -83,7 +87,7 @@ class _Run:
         sent_at = time.perf_counter()
         while self._idle:
             connection = self._idle.pop()
-            if connection.open:
+            if connection.open and sent_at - connection.idle_since < IDLE_SECONDS:
                 connection.ask(request, sent_at)
                 return
         task = asyncio.create_task(self._connect(request, sent_at))

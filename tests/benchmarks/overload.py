@@ -1,5 +1,6 @@
 """Four times the requests that the service takes at once: answers kept, refusals quick."""
 
+import sys
 from collections.abc import Coroutine
 from typing import Any
 
@@ -42,6 +43,9 @@ def _asked_too_much(server: Server, peak: Measured, seconds: float, *, keep: boo
     asked = load.open_loop(server.port, rate=rate, requests=int(rate * seconds), keep=keep)
     over = drive(server, asked)
     after = drive(server, _calm(server.port))
+    strange = {word: n for word, n in over.outcome.failures.items() if "503" not in word}
+    if strange:
+        sys.stderr.write(f"overload: {strange}\n")
     refused = over.outcome.refused
     clients = "kept connections" if keep else "a connection each"
     return [
